@@ -1,0 +1,206 @@
+//! Masquerade for what leaves the node: one nftables table per address family, `podbox-BRIDGE`.
+//!
+//! ```text
+//! table ip podbox-BRIDGE {
+//!     set pods   { type ipv4_addr; flags interval; elements = { POD SUBNETS } }
+//!     set direct { type ipv4_addr; flags interval; elements = { POD SUBNETS, 224.0.0.0/4 } }
+//!     chain postrouting {
+//!         type nat hook postrouting priority srcnat;
+//!         ip saddr @pods ip daddr != @direct oifname != "BRIDGE" masquerade
+//!     }
+//! }
+//! ```
+//!
+//! A table is always replaced as a whole, in one transaction: there is no moment without the rule, and nothing of an
+//! earlier version of it is left. The name carries the bridge's, so bridges do not meet; other chains for the same pods
+//! belong into the same table.
+
+mod ranges;
+mod socket;
+
+use std::ffi::{CStr, CString};
+
+use ipnetwork::IpNetwork;
+use netlink_bindings::nftables::{
+    Chained, CmpOps, LookupFlags, MetaKeys, Nfgenmsg, PayloadBase, PushExprListAttrs, Registers, SetElemFlags, SetFlags,
+};
+use netlink_bindings::traits::Pusher;
+use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_header};
+use nix::errno::Errno;
+
+use crate::error::FirewallError;
+use ranges::ranges;
+pub(super) use socket::NftSocket;
+
+/// What pods send from.
+const PODS: &CStr = c"pods";
+/// Where it goes as it is.
+const DIRECT: &CStr = c"direct";
+const CHAIN: &CStr = c"postrouting";
+/// `NF_INET_POST_ROUTING`
+const HOOK_POSTROUTING: u32 = 4;
+/// `NF_IP_PRI_NAT_SRC`
+const PRIORITY_SRCNAT: i32 = 100;
+/// `NF_ACCEPT`
+const POLICY_ACCEPT: u32 = 1;
+/// Bytes of a link name as nftables compares it (`IFNAMSIZ`).
+const NAME_BYTES: usize = 16;
+
+/// What differs between `table ip` and `table ip6`.
+struct Family {
+    /// `NFPROTO_*`
+    nfproto: u8,
+    /// nft's number for the type of the sets' keys, which `nft list` shows.
+    key_type: u32,
+    address_bytes: u32,
+    source_offset: u32,
+    destination_offset: u32,
+    multicast: IpNetwork,
+}
+
+fn families() -> [Family; 2] {
+    let network = |text: &str| text.parse::<IpNetwork>().expect("a constant");
+    let v4 =
+        Family { nfproto: 2, key_type: 7, address_bytes: 4, source_offset: 12, destination_offset: 16, multicast: network("224.0.0.0/4") };
+    let v6 =
+        Family { nfproto: 10, key_type: 8, address_bytes: 16, source_offset: 8, destination_offset: 24, multicast: network("ff00::/8") };
+    [v4, v6]
+}
+
+/// Replaces the tables of `bridge` so that what the networks of `pods` send off the node is masqueraded. A family
+/// without a network has no table afterwards.
+pub(super) fn replace(socket: &NftSocket, bridge: &str, pods: &[IpNetwork]) -> Result<(), FirewallError> {
+    for family in families() {
+        let pods: Vec<_> = pods.iter().copied().filter(|pod| pod.is_ipv6() == family.multicast.is_ipv6()).collect();
+        if pods.is_empty() {
+            remove_family(socket, bridge, &family)?;
+        } else {
+            socket.transact(|batch| encode_table(batch, &family, bridge, &pods))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the tables of `bridge`. None there is fine.
+pub(super) fn remove(socket: &NftSocket, bridge: &str) -> Result<(), FirewallError> {
+    families().iter().try_for_each(|family| remove_family(socket, bridge, family))
+}
+
+fn remove_family(socket: &NftSocket, bridge: &str, family: &Family) -> Result<(), FirewallError> {
+    match socket.transact(|batch| encode_removal(batch, &family.header(), &table(bridge))) {
+        // A kernel without this family has no table of it.
+        Err(FirewallError::Refused { source, .. })
+            if [Errno::EAFNOSUPPORT as i32, Errno::EOPNOTSUPP as i32].map(Some).contains(&source.raw_os_error()) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn table(bridge: &str) -> CString {
+    CString::new(format!("podbox-{bridge}")).expect("a validated bridge name has no NUL")
+}
+
+impl Family {
+    fn header(&self) -> Nfgenmsg {
+        Nfgenmsg { nfgen_family: self.nfproto, ..Nfgenmsg::new() }
+    }
+}
+
+/// Deleting what is not there is an error: so it is made first, if it is not there.
+fn encode_removal(batch: &mut Chained<'_>, header: &Nfgenmsg, table: &CStr) {
+    batch.request().set_create().op_newtable_do(header).encode().push_name(table);
+    batch.request().op_deltable_do(header).encode().push_name(table);
+}
+
+fn encode_table(batch: &mut Chained<'_>, family: &Family, bridge: &str, pods: &[IpNetwork]) {
+    let header = family.header();
+    let table = table(bridge);
+    encode_removal(batch, &header, &table);
+    batch.request().set_create().op_newtable_do(&header).encode().push_name(&table);
+    let direct: Vec<_> = pods.iter().copied().chain([family.multicast]).collect();
+    encode_set(batch, family, &table, (PODS, 1), pods);
+    encode_set(batch, family, &table, (DIRECT, 2), &direct);
+    encode_chain(batch, &header, &table);
+    encode_masquerade(batch, family, &table, bridge);
+}
+
+/// A set of intervals: the first address of each, and the first one after it marked as an end. An interval that reaches
+/// the last address of all has no end. The number tells the sets of one batch apart.
+fn encode_set(batch: &mut Chained<'_>, family: &Family, table: &CStr, (name, number): (&CStr, u32), networks: &[IpNetwork]) {
+    let header = family.header();
+    let mut request = batch.request().set_create().op_newset_do(&header);
+    let set = request.encode().push_table(table).push_name(name).push_flags(SetFlags::Interval as u32);
+    set.push_key_type(family.key_type).push_key_len(family.address_bytes).push_id(number);
+
+    let mut request = batch.request().set_create().op_newsetelem_do(&header);
+    let mut elements = request.encode().push_table(table).push_set(name).nested_elements();
+    for range in ranges(networks) {
+        elements = elements.nested_elem().nested_key().push_value(&range.first).end_nested().end_nested();
+        if let Some(beyond) = &range.beyond {
+            let end = elements.nested_elem().push_flags(&(SetElemFlags::IntervalEnd as u32).to_be_bytes());
+            elements = end.nested_key().push_value(beyond).end_nested().end_nested();
+        }
+    }
+}
+
+fn encode_chain(batch: &mut Chained<'_>, header: &Nfgenmsg, table: &CStr) {
+    let mut request = batch.request().set_create().op_newchain_do(header);
+    let chain = request.encode().push_table(table).push_name(CHAIN).nested_hook();
+    let chain = chain.push_num(HOOK_POSTROUTING).push_priority(PRIORITY_SRCNAT).end_nested();
+    chain.push_policy(POLICY_ACCEPT).push_type(c"nat");
+}
+
+fn encode_masquerade(batch: &mut Chained<'_>, family: &Family, table: &CStr, bridge: &str) {
+    let mut request = batch.request().set_create().set_append().op_newrule_do(&family.header());
+    let rule = request.encode().push_table(table).push_chain(CHAIN).nested_expressions();
+    let rule = load_address(rule, family.source_offset, family.address_bytes);
+    let rule = require_in_set(rule, PODS, 0);
+    let rule = load_address(rule, family.destination_offset, family.address_bytes);
+    let rule = require_in_set(rule, DIRECT, LookupFlags::Invert as u32);
+    let rule = require_other_link(rule, bridge);
+    rule.nested_elem().push_name(c"masq");
+}
+
+/// Loads an address of the IP header into register 1.
+fn load_address<P: Pusher>(rule: PushExprListAttrs<P>, offset: u32, bytes: u32) -> PushExprListAttrs<P> {
+    let load = rule.nested_elem().nested_data_payload().push_dreg(Registers::Reg1 as u32);
+    let load = load.push_base(PayloadBase::NetworkHeader as u32).push_offset(offset).push_len(bytes);
+    load.end_nested().end_nested()
+}
+
+/// Goes on only if register 1 is in the set, or is not with [`LookupFlags::Invert`].
+///
+/// The numbers are those of the kernel's `enum nft_lookup_attributes`: the bindings have others for this expression.
+fn require_in_set<P: Pusher>(rule: PushExprListAttrs<P>, set: &CStr, flags: u32) -> PushExprListAttrs<P> {
+    const NFTA_EXPR_DATA: u16 = 2;
+    const NFTA_LOOKUP_SET: u16 = 1;
+    const NFTA_LOOKUP_SREG: u16 = 2;
+    const NFTA_LOOKUP_FLAGS: u16 = 5;
+    let mut lookup = rule.nested_elem().push_name(c"lookup");
+    let buffer = lookup.as_vec_mut();
+    let data = push_nested_header(buffer, NFTA_EXPR_DATA);
+    push_attribute(buffer, NFTA_LOOKUP_SET, set.to_bytes_with_nul());
+    push_attribute(buffer, NFTA_LOOKUP_SREG, &(Registers::Reg1 as u32).to_be_bytes());
+    push_attribute(buffer, NFTA_LOOKUP_FLAGS, &flags.to_be_bytes());
+    finalize_nested_header(buffer, data);
+    lookup.end_nested()
+}
+
+fn push_attribute(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(value.len()).expect("register numbers and names of ours are short");
+    push_header(buffer, kind, length);
+    buffer.extend_from_slice(value);
+}
+
+/// Goes on only if the packet leaves by another link than that named.
+fn require_other_link<P: Pusher>(rule: PushExprListAttrs<P>, name: &str) -> PushExprListAttrs<P> {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(NAME_BYTES, 0);
+    let load = rule.nested_elem().nested_data_meta().push_key(MetaKeys::Oifname as u32);
+    let rule = load.push_dreg(Registers::Reg1 as u32).end_nested().end_nested();
+    let compare = rule.nested_elem().nested_data_cmp().push_sreg(Registers::Reg1 as u32);
+    let compare = compare.push_op(CmpOps::Neq as u32).nested_data().push_value(&padded).end_nested();
+    compare.end_nested().end_nested()
+}

@@ -1,0 +1,106 @@
+//! A netfilter socket and the transactions on it.
+//!
+//! The kernel works a batch off and queues every answer before `send` returns, so nothing here ever waits: what is not
+//! there to be read afterwards will not come.
+
+use std::io;
+
+use netlink_bindings::nftables::{Chained, ChainedFinal, Nfgenmsg};
+use netlink_bindings::traits::NetlinkChained;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+use crate::error::FirewallError;
+
+/// `NETLINK_NETFILTER`
+const NETLINK_NETFILTER: isize = 12;
+/// `NFNL_SUBSYS_NFTABLES`: whom the batch is for.
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+/// `NLMSG_ERROR`: an acknowledgement, with an errno of 0, or a refusal.
+const NLMSG_ERROR: u16 = 2;
+/// `struct nlmsghdr`, in bytes.
+const HEADER_BYTES: usize = 16;
+/// More than a refusal with the message it is about.
+const RECEIVE_BYTES: usize = 64 * 1024;
+/// Number of the first message of every batch. Answers to an earlier batch have all been read by then.
+const FIRST_SEQUENCE: u32 = 1;
+
+/// A blocking netfilter socket of the network namespace it was opened in.
+#[derive(Debug)]
+pub(in crate::bridge) struct NftSocket(Socket);
+
+impl NftSocket {
+    pub(in crate::bridge) fn open() -> Result<Self, FirewallError> {
+        let connect = || {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        connect().map(Self).map_err(|source| FirewallError::Open { source })
+    }
+
+    /// Sends what `encode` adds as one transaction: all of it happens, or nothing and an error.
+    pub(super) fn transact(&self, encode: impl FnOnce(&mut Chained<'_>)) -> Result<(), FirewallError> {
+        let mut batch = Chained::new(FIRST_SEQUENCE);
+        let mut header = Nfgenmsg::new();
+        header.set_res_id(NFNL_SUBSYS_NFTABLES);
+        batch.request().op_batch_begin_do(&header);
+        encode(&mut batch);
+        batch.request().op_batch_end_do(&header);
+        let batch = batch.finalize();
+        let failed = |source| FirewallError::Exchange { source };
+        self.0.send(batch.payload(), 0).map_err(failed)?;
+        let answers = self.answers().map_err(failed)?;
+        verdict(&batch, &answers)
+    }
+
+    /// Everything the kernel has queued.
+    fn answers(&self) -> io::Result<Vec<Answer>> {
+        let mut answers = Vec::new();
+        loop {
+            let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
+            match self.0.recv(&mut buffer, 0) {
+                Ok(_) => parse_answers(&buffer, &mut answers),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(answers),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// What the kernel says to one message of a batch.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    sequence: u32,
+    /// 0 for done.
+    errno: i32,
+}
+
+fn parse_answers(mut datagram: &[u8], answers: &mut Vec<Answer>) {
+    let word = |bytes: &[u8], at: usize| bytes.get(at..at + 4).and_then(|word| <[u8; 4]>::try_from(word).ok());
+    while let (Some(length), Some(kind), Some(sequence)) = (word(datagram, 0), word(datagram, 4), word(datagram, 8)) {
+        let [kind_low, kind_high, ..] = kind;
+        if u16::from_ne_bytes([kind_low, kind_high]) == NLMSG_ERROR
+            && let Some(errno) = word(datagram, HEADER_BYTES)
+        {
+            let errno = i32::from_ne_bytes(errno).saturating_neg();
+            answers.push(Answer { sequence: u32::from_ne_bytes(sequence), errno });
+        }
+        let length = (u32::from_ne_bytes(length) as usize).next_multiple_of(4).max(HEADER_BYTES);
+        datagram = datagram.get(length..).unwrap_or_default();
+    }
+}
+
+/// The first refusal is the cause; later ones may follow from it. The last message before the end of the batch must
+/// have been acknowledged.
+fn verdict(batch: &ChainedFinal<'_>, answers: &[Answer]) -> Result<(), FirewallError> {
+    let index = |answer: &Answer| NetlinkChained::get_index(batch, answer.sequence);
+    if let Some(refusal) = answers.iter().find(|answer| answer.errno != 0) {
+        let operation = index(refusal).map_or("an unknown message", |index| batch.name(index));
+        return Err(FirewallError::Refused { operation, source: io::Error::from_raw_os_error(refusal.errno) });
+    }
+    let last = batch.chain_len().checked_sub(2);
+    if answers.iter().any(|answer| index(answer) == last) { Ok(()) } else { Err(FirewallError::Unconfirmed) }
+}

@@ -1,0 +1,29 @@
+//! Pod networks, made with netlink and a few sysctls alone: no program is executed and no plugin is called.
+//!
+//! - [`AddressPool`] decides which pod has which addresses. It is plain memory; whoever keeps the records restores it.
+//! - [`Bridge`] is the built-in backend: one Linux bridge, a veth pair per pod, masquerade for what leaves the node.
+//! - [`loopback_up`] brings up `lo` in a namespace, whatever the backend.
+//!
+//! A backend that calls CNI plugins would stand beside `bridge` as `cni`; both speak in [`PodAddresses`], pod ids and
+//! namespace file descriptors, and neither knows what a PodSandbox is, where records are kept, or who asks.
+//!
+//! Invariants:
+//! - Everything acts in the network namespace of the thread that opened the [`Bridge`]; all threads of the caller's
+//!   runtime must share that namespace. Pod namespaces are entered by short-lived threads of our own only.
+//! - The kernel is the record of what exists. A link carries its pod's id as its alias, so a restarted daemon needs no
+//!   state of ours to find, replace or remove it, and a link that is not known to be ours is never deleted.
+
+mod address;
+mod bridge;
+mod error;
+mod mac;
+mod pod;
+mod rtnl;
+mod sysctl;
+
+pub use address::{AddressPool, PODS_MAX, PodAddresses};
+pub use bridge::{Attachment, Bridge, BridgeConfig};
+pub use error::{BridgeError, ConfigError, FirewallError, PodNetnsError, PoolError, SysctlError};
+pub use ipnetwork::IpNetwork;
+pub use mac::{MacAddress, ParseMacError};
+pub use pod::loopback_up;

@@ -1,0 +1,144 @@
+//! What can go wrong, named for the operation that failed.
+
+use crate::{CgroupPath, Controller};
+use std::io;
+use std::path::PathBuf;
+
+/// A cgroup operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The mount table cannot be read.
+    #[error("read the mount table {}", file.display())]
+    ReadMountTable {
+        /// `/proc/self/mountinfo`
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Neither cgroup v2 nor a v1 controller that podbox uses is mounted.
+    #[error("no cgroup hierarchy is mounted on this host")]
+    NoHierarchy,
+    /// A cgroup's directory cannot be made.
+    #[error("make the cgroup {}", directory.display())]
+    Make {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A control file has the name of the cgroup.
+    #[error("{} is a control file and cannot be a cgroup", path.display())]
+    NameTaken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A cgroup's directory cannot be removed; `EBUSY` after the bounded retries means that a process is still in it.
+    #[error("remove the cgroup {}", directory.display())]
+    Remove {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Controllers cannot be given to a v2 cgroup's children. A cgroup that holds processes itself cannot (`EBUSY`).
+    #[error("enable {controllers} for the children of {}{}", cgroup.display(), busy_hint(source))]
+    EnableControllers {
+        /// The cgroup's directory.
+        cgroup: PathBuf,
+        /// As written to `cgroup.subtree_control`.
+        controllers: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A control file cannot be read.
+    #[error("read {}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A control file does not take a value.
+    #[error("write `{value}` to {}", file.display())]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// What was written.
+        value: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A control file does not hold what its documentation says.
+    #[error("{} holds `{content}`", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What it held.
+        content: String,
+    },
+    /// A limit needs a controller that this host does not have.
+    #[error("limit {cgroup}: this host has no {controller} controller")]
+    NoController {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// What is missing.
+        controller: Controller,
+    },
+    /// A swap limit on a host that does not account swap to cgroups.
+    #[error("limit the swap of {cgroup}: this host does not account swap to cgroups")]
+    NoSwapAccounting {
+        /// The cgroup.
+        cgroup: CgroupPath,
+    },
+    /// The limit of memory and swap together is below that of memory, or memory is not limited while the sum is.
+    #[error("limit {cgroup}: memory and swap together ({memory_and_swap}) are less than memory ({memory})")]
+    SwapBelowMemory {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// Bytes, or `max`.
+        memory: String,
+        /// Bytes.
+        memory_and_swap: u64,
+    },
+    /// A raw v2 setting where there is no v2 controller to set, or whose name is not that of a controller's file.
+    #[error("set {name} of {cgroup}: no such setting of a v2 controller on this host")]
+    UnknownSetting {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// The setting.
+        name: String,
+    },
+    /// A process cannot be signalled.
+    #[error("kill process {pid} of {cgroup}")]
+    Kill {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// The process.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// Processes are born faster than v1 lets them be killed.
+    #[error("kill {cgroup}: new processes appeared in each of {rounds} rounds")]
+    OutpacedKill {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// How often all were killed.
+        rounds: u32,
+    },
+    /// The wait for an empty cgroup failed.
+    #[error("wait for {} to change", file.display())]
+    Wait {
+        /// The cgroup's `cgroup.events`.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn busy_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::ResourceBusy => " (it holds processes itself)",
+        _ => "",
+    }
+}

@@ -1,0 +1,41 @@
+//! Cgroups of pods and containers: one face, two kernels.
+//!
+//! [`Hierarchies::discover`] reads once what the host has mounted; every [`Cgroup`] is a [`CgroupPath`] below the roots of
+//! those hierarchies. On v2 there is one directory. On v1, and on hybrid hosts, there is one in each controller's hierarchy
+//! that podbox uses, and one in the unified hierarchy if that is mounted beside them: births, `cgroup.kill` and
+//! `cgroup.events` work there even without controllers.
+//!
+//! ```text
+//! absent ──create──▶ made ──apply──▶ limited ──(births)──▶ populated ──kill, wait_empty──▶ empty ──remove──▶ absent
+//! ```
+//!
+//! Invariants:
+//! - No process is moved here. On v2 a process is born in its cgroup (`CLONE_INTO_CGROUP`); on v1 the newborn
+//!   writes itself, by the directories that [`Cgroup::entry`] names.
+//! - [`Cgroup::create`] leaves nothing behind when it fails, and tells in [`Made`] which directories it made, ancestors too.
+//!   Nothing else is ever removed but a cgroup's own subtree.
+//! - `create`, `kill` and `remove` may be repeated; what is gone already is success.
+//! - The mount table is read once, never on the way of a pod's start.
+//!
+//! Nothing here knows pods, the CRI, ids or async; every call may block for as long as its documentation says.
+
+mod cgroup;
+mod control_file;
+mod controller;
+mod error;
+mod hierarchies;
+mod kill;
+mod made;
+mod path;
+mod resources;
+mod tree;
+mod v1;
+mod v2;
+
+pub use cgroup::{Cgroup, Entry};
+pub use controller::{Controller, Controllers};
+pub use error::Error;
+pub use hierarchies::{Hierarchies, Version};
+pub use made::Made;
+pub use path::{CgroupPath, InvalidPath};
+pub use resources::{Limit, Resources};

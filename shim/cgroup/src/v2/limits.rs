@@ -1,0 +1,147 @@
+//! Limits that mean one thing in the OCI specification and another in v2's files.
+
+use crate::{CgroupPath, Error, Limit, control_file};
+use std::path::Path;
+
+const LIMIT: &str = "memory.max";
+/// Swap alone; absent where the kernel does not account swap.
+pub(crate) const SWAP_LIMIT: &str = "memory.swap.max";
+const CPU_MAX: &str = "cpu.max";
+const SHARES_MIN: u64 = 2;
+const SHARES_MAX: u64 = 262_144;
+
+/// `cpu.weight` (1–10000) for OCI CPU shares (2–262144), by the exponential conversion that the OCI runtimes share since 2025:
+/// `ceil(10^((l² + 125·l)/612 − 7/34))` with `l = log2(shares)`. It takes the ends to the ends and 1024 to 100, both defaults,
+/// where the earlier linear one took 1024 to 39.
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
+    if shares <= SHARES_MIN {
+        return 1;
+    }
+    if shares >= SHARES_MAX {
+        return 10_000;
+    }
+    // At most 2^18, so exact.
+    let l = (shares as f64).log2();
+    // One fraction (7/34 = 126/612), so that exact powers come out exact and are not rounded up.
+    let exponent = (l * l + 125.0 * l - 126.0) / 612.0;
+    10f64.powf(exponent).ceil() as u64
+}
+
+/// Memory, and as its swap what the sum leaves beyond memory.
+pub(crate) fn set_memory(path: &CgroupPath, directory: &Path, memory: Option<Limit>, memory_and_swap: Option<Limit>) -> Result<(), Error> {
+    if let Some(sum) = memory_and_swap {
+        let memory = match memory {
+            Some(memory) => memory,
+            None => current_limit(directory)?,
+        };
+        let swap = swap_limit(memory, sum).map_err(|memory_and_swap| {
+            let memory = memory.or_max();
+            Error::SwapBelowMemory { cgroup: path.clone(), memory, memory_and_swap }
+        })?;
+        if !directory.join(SWAP_LIMIT).exists() && directory.exists() {
+            return Err(Error::NoSwapAccounting { cgroup: path.clone() });
+        }
+        control_file::write(directory, SWAP_LIMIT, &swap.or_max())?;
+    }
+    memory.map_or(Ok(()), |memory| control_file::write(directory, LIMIT, &memory.or_max()))
+}
+
+/// The error is the sum that is too small.
+fn swap_limit(memory: Limit, sum: Limit) -> Result<Limit, u64> {
+    match (memory, sum) {
+        (_, Limit::Unlimited) => Ok(Limit::Unlimited),
+        (Limit::Unlimited, Limit::At(sum)) => Err(sum),
+        (Limit::At(memory), Limit::At(sum)) => sum.checked_sub(memory).map(Limit::At).ok_or(sum),
+    }
+}
+
+fn current_limit(directory: &Path) -> Result<Limit, Error> {
+    let content = control_file::read(directory, LIMIT)?;
+    match content.parse() {
+        Ok(bytes) => Ok(Limit::At(bytes)),
+        Err(_) if content == "max" => Ok(Limit::Unlimited),
+        Err(_) => Err(Error::Unreadable { file: directory.join(LIMIT), content }),
+    }
+}
+
+/// `cpu.max` holds quota and period; what is not named stays.
+pub(crate) fn set_cpu(directory: &Path, quota: Option<Limit>, period_us: Option<u64>) -> Result<(), Error> {
+    let value = match (quota, period_us) {
+        (None, None) => return Ok(()),
+        (Some(quota), None) => quota.or_max(),
+        (Some(quota), Some(period)) => format!("{} {period}", quota.or_max()),
+        (None, Some(period)) => {
+            let now = control_file::read(directory, CPU_MAX)?;
+            let quota = now.split_ascii_whitespace().next().unwrap_or("max");
+            format!("{quota} {period}")
+        }
+    };
+    control_file::write(directory, CPU_MAX, &value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn shares_become_weights_with_both_defaults_and_both_ends_in_place() {
+        for (shares, weight) in [
+            (0, 1),
+            (2, 1),
+            (3, 2),
+            (102, 17),
+            (512, 59),
+            (1024, 100),
+            (2048, 174),
+            (262_143, 10_000),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ] {
+            assert_eq!(weight_of_shares(shares), weight, "{shares} shares");
+        }
+    }
+
+    #[test]
+    fn weights_never_fall_as_shares_rise() {
+        let weights: Vec<u64> = (2..=SHARES_MAX).step_by(7).map(weight_of_shares).collect();
+        assert!(weights.is_sorted());
+    }
+
+    #[test]
+    fn swap_is_what_the_sum_leaves() {
+        assert_eq!(swap_limit(Limit::At(100), Limit::At(150)), Ok(Limit::At(50)));
+        assert_eq!(swap_limit(Limit::At(100), Limit::At(100)), Ok(Limit::At(0)));
+        assert_eq!(swap_limit(Limit::At(100), Limit::Unlimited), Ok(Limit::Unlimited));
+        assert_eq!(swap_limit(Limit::At(100), Limit::At(99)), Err(99));
+        assert_eq!(swap_limit(Limit::Unlimited, Limit::At(99)), Err(99));
+    }
+
+    #[test]
+    fn what_an_update_does_not_name_stays() {
+        let directory = std::env::temp_dir().join(format!("podbox-cgroup-limits-{}", std::process::id()));
+        fs::create_dir(&directory).expect("fresh");
+        let put = |name: &str, content: &str| fs::write(directory.join(name), content).expect("write");
+        let get = |name: &str| fs::read_to_string(directory.join(name)).expect("read");
+        let path = CgroupPath::new("/p").expect("plain");
+
+        put(CPU_MAX, "20000 100000\n");
+        let set = set_cpu(&directory, None, Some(50_000));
+        let cpu_max = get(CPU_MAX);
+        put(LIMIT, "4096\n");
+        put(SWAP_LIMIT, "max\n");
+        let memory = set_memory(&path, &directory, None, Some(Limit::At(8192)));
+        let (limit, swap) = (get(LIMIT), get(SWAP_LIMIT));
+        fs::remove_file(directory.join(SWAP_LIMIT)).expect("remove");
+        let unaccounted = set_memory(&path, &directory, Some(Limit::At(1)), Some(Limit::At(1)));
+        fs::remove_dir_all(&directory).expect("clean up");
+
+        set.expect("cpu.max");
+        // A plain file keeps the tail that the kernel would not.
+        assert!(cpu_max.starts_with("20000 50000"), "{cpu_max}");
+        memory.expect("memory");
+        assert_eq!(limit, "4096\n");
+        assert!(swap.starts_with("4096"), "{swap}");
+        assert!(matches!(unaccounted, Err(Error::NoSwapAccounting { .. })));
+    }
+}

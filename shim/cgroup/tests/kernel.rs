@@ -1,0 +1,368 @@
+//! What podbox-cgroup promises, on this host's kernel. Needs root. Every test has a cgroup of its own at the roots of the
+//! hierarchies and takes it away however it ends.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use podbox_cgroup::{Cgroup, CgroupPath, Controller, Error, Hierarchies, Limit, Made, Resources, Version};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A test's own cgroup, with everything below it.
+struct Own {
+    host: Hierarchies,
+    path: CgroupPath,
+    children: Vec<Child>,
+}
+
+impl Own {
+    fn new(name: &str) -> Self {
+        Self::on(Hierarchies::discover().unwrap(), name)
+    }
+
+    fn on(host: Hierarchies, name: &str) -> Self {
+        let path = CgroupPath::new(format!("/podbox-test-{}-{name}", std::process::id())).unwrap();
+        Self { host, path, children: Vec::new() }
+    }
+
+    fn create(&self) -> (Cgroup, Made) {
+        Cgroup::create(&self.host, &self.path).unwrap()
+    }
+
+    fn create_child(&self, name: &str) -> (Cgroup, Made) {
+        Cgroup::create(&self.host, &self.path.child(name).unwrap()).unwrap()
+    }
+
+    /// Runs a shell script inside of the cgroup. As no newborn of podbox's is at hand, the shell writes itself into each.
+    fn spawn_in(&mut self, cgroup: &Cgroup, script: &str) {
+        let entry = cgroup.entry();
+        let join = r#"for d in "$@"; do echo $$ > "$d/cgroup.procs" || exit 99; done; "#;
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{join}{script}")).arg("sh").args(entry.unified).args(entry.v1);
+        self.children.push(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+
+    fn wait_until_inside(&self, cgroup: &Cgroup) {
+        eventually("a process is inside", || !cgroup.processes(true).unwrap().is_empty());
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let cgroup = Cgroup::at(&self.host, &self.path);
+        let _best_effort = (cgroup.kill(), cgroup.wait_empty(PATIENCE), cgroup.remove());
+        for child in &mut self.children {
+            let _best_effort = (child.kill(), child.wait());
+        }
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// This host without its unified hierarchy; `None` if that is all it has.
+fn v1_alone() -> Option<Hierarchies> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let without: Vec<&str> = table.lines().filter(|line| !line.contains(" - cgroup2 ")).collect();
+    Hierarchies::from_mountinfo(&without.join("\n")).ok()
+}
+
+/// The file of a controller, whichever kernel interface it is on.
+fn content(cgroup: &Cgroup, v1: &str, v2: &str) -> String {
+    let entry = cgroup.entry();
+    let on_v1 = entry.v1.iter().map(|directory| directory.join(v1)).find(|file| file.exists());
+    let file = on_v1.or(entry.unified.map(|unified| unified.join(v2))).unwrap();
+    fs::read_to_string(&file).unwrap().trim().to_owned()
+}
+
+fn directories(cgroup: &Cgroup) -> Vec<PathBuf> {
+    let entry = cgroup.entry();
+    entry.v1.into_iter().chain(entry.unified).collect()
+}
+
+fn exists(cgroup: &Cgroup) -> bool {
+    directories(cgroup).iter().any(|directory| directory.exists())
+}
+
+#[test]
+fn limits_land_in_the_files() {
+    let own = Own::new("limits");
+    let (cgroup, _) = own.create();
+    let v2 = own.host.version() == Version::V2;
+    let resources = Resources {
+        memory_limit_bytes: Some(Limit::At(64 << 20)),
+        cpu_shares: Some(512),
+        cpu_quota_us: Some(Limit::At(25_000)),
+        cpu_period_us: Some(50_000),
+        cpuset_cpus: Some("0".to_owned()),
+        cpuset_mems: Some("0".to_owned()),
+        pids_limit: Some(Limit::At(17)),
+        ..Resources::default()
+    };
+    cgroup.apply(&resources).unwrap();
+    assert_eq!(content(&cgroup, "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    assert_eq!(content(&cgroup, "cpu.shares", "cpu.weight"), if v2 { "59" } else { "512" });
+    assert_eq!(content(&cgroup, "cpu.cfs_quota_us", "cpu.max"), if v2 { "25000 50000" } else { "25000" });
+    assert_eq!(content(&cgroup, "cpu.cfs_period_us", "cpu.max"), if v2 { "25000 50000" } else { "50000" });
+    assert_eq!(content(&cgroup, "cpuset.cpus", "cpuset.cpus"), "0");
+    assert_eq!(content(&cgroup, "pids.max", "pids.max"), "17");
+
+    let lifted = Resources {
+        memory_limit_bytes: Some(Limit::Unlimited),
+        cpu_quota_us: Some(Limit::Unlimited),
+        pids_limit: Some(Limit::Unlimited),
+        ..Resources::default()
+    };
+    cgroup.apply(&lifted).unwrap();
+    assert_eq!(content(&cgroup, "pids.max", "pids.max"), "max");
+    assert_eq!(content(&cgroup, "cpu.cfs_quota_us", "cpu.max"), if v2 { "max 50000" } else { "-1" });
+    assert_eq!(content(&cgroup, "cpuset.cpus", "cpuset.cpus"), "0", "what is not named stays");
+}
+
+#[test]
+fn memory_and_swap_rise_and_fall_together() {
+    let own = Own::new("swap");
+    let (cgroup, _) = own.create();
+    if !cgroup.accounts_swap() {
+        let refused = cgroup.apply(&Resources { memory_and_swap_limit_bytes: Some(Limit::At(1 << 30)), ..Resources::default() });
+        assert!(matches!(refused, Err(Error::NoSwapAccounting { .. } | Error::SwapBelowMemory { .. })), "{refused:?}");
+        return;
+    }
+    for mebibytes in [64, 256, 32, 32, 128] {
+        let bytes = mebibytes << 20;
+        let limits = Resources {
+            memory_limit_bytes: Some(Limit::At(bytes)),
+            memory_and_swap_limit_bytes: Some(Limit::At(bytes)),
+            ..Resources::default()
+        };
+        cgroup.apply(&limits).unwrap();
+        assert_eq!(content(&cgroup, "memory.limit_in_bytes", "memory.max"), bytes.to_string());
+        let v2 = own.host.version() == Version::V2;
+        assert_eq!(content(&cgroup, "memory.memsw.limit_in_bytes", "memory.swap.max"), if v2 { "0".into() } else { bytes.to_string() });
+    }
+    let absurd = Resources {
+        memory_limit_bytes: Some(Limit::At(2 << 20)),
+        memory_and_swap_limit_bytes: Some(Limit::At(1 << 20)),
+        ..Resources::default()
+    };
+    assert!(matches!(cgroup.apply(&absurd), Err(Error::SwapBelowMemory { .. })));
+}
+
+#[test]
+fn a_refused_limit_names_file_and_value() {
+    let own = Own::new("refused");
+    let (cgroup, _) = own.create();
+    let refused = cgroup.apply(&Resources { cpuset_cpus: Some("4096".to_owned()), ..Resources::default() }).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("4096") && text.contains("cpuset.cpus") && text.contains(own.path.as_str()), "{text}");
+}
+
+#[test]
+fn a_raw_setting_reaches_no_file_but_a_v2_controllers() {
+    let own = Own::new("raw");
+    let (cgroup, _) = own.create();
+    for name in ["cgroup.procs", "cgroup.kill", "../cgroup.procs", "memory.x/../../cgroup.procs", "memory", "nonsense.max"] {
+        let setting = Resources { unified: [(name.to_owned(), "1".to_owned())].into(), ..Resources::default() };
+        assert!(matches!(cgroup.apply(&setting), Err(Error::UnknownSetting { .. })), "{name}");
+    }
+}
+
+#[test]
+fn a_death_for_memory_is_counted() {
+    let mut own = Own::new("oom");
+    assert!(own.host.controllers().contains(&Controller::Memory), "this test needs the memory controller");
+    let (cgroup, _) = own.create();
+    cgroup.apply(&Resources { memory_limit_bytes: Some(Limit::At(16 << 20)), ..Resources::default() }).unwrap();
+    if cgroup.accounts_swap() {
+        let no_swap = Resources {
+            memory_limit_bytes: Some(Limit::At(16 << 20)),
+            memory_and_swap_limit_bytes: Some(Limit::At(16 << 20)),
+            ..Resources::default()
+        };
+        cgroup.apply(&no_swap).unwrap();
+    }
+    assert_eq!(cgroup.oom_kills().unwrap(), 0);
+    own.spawn_in(&cgroup, "exec tail /dev/zero");
+    eventually("the kernel kills and counts", || cgroup.oom_kills().unwrap() == 1);
+    cgroup.remove().unwrap();
+    assert_eq!(cgroup.oom_kills().unwrap(), 0, "a removed cgroup counts nothing");
+}
+
+/// Doubles until the pids limit stops it, and again whenever one dies. A shell would give up at the first fork that fails.
+const FORK_BOMB: &str = "exec perl -e 'while (1) { fork }'";
+
+fn fork_bomb_dies(mut own: Own) {
+    let (pod, _) = own.create();
+    let (cgroup, _) = own.create_child("container");
+    pod.apply(&Resources { pids_limit: Some(Limit::At(40)), ..Resources::default() }).unwrap();
+    own.spawn_in(&cgroup, FORK_BOMB);
+    eventually("the bomb spreads", || cgroup.processes(false).unwrap().len() > 20);
+    assert!(pod.processes(false).unwrap().is_empty());
+    assert!(pod.processes(true).unwrap().len() > 1);
+    pod.kill().unwrap();
+    assert!(pod.wait_empty(PATIENCE).unwrap());
+    assert!(pod.processes(true).unwrap().is_empty());
+    pod.remove().unwrap();
+    assert!(!exists(&pod));
+}
+
+#[test]
+fn a_fork_bomb_dies_by_kill() {
+    fork_bomb_dies(Own::new("bomb"));
+}
+
+#[test]
+fn a_fork_bomb_dies_by_kill_without_a_unified_hierarchy() {
+    if let Some(host) = v1_alone() {
+        fork_bomb_dies(Own::on(host, "bomb-v1"));
+    }
+}
+
+#[test]
+fn a_process_that_stands_in_v1_alone_is_killed_too() {
+    if let Some(v1) = v1_alone() {
+        let mut own = Own::new("v1-alone");
+        let (cgroup, _) = own.create();
+        own.spawn_in(&Cgroup::at(&v1, &own.path.clone()), "exec sleep 1000");
+        own.wait_until_inside(&cgroup);
+        cgroup.kill().unwrap();
+        assert!(cgroup.wait_empty(PATIENCE).unwrap());
+    }
+}
+
+#[test]
+fn the_wait_ends_with_the_last_process_or_with_the_time() {
+    for host in [Some(Hierarchies::discover().unwrap()), v1_alone()].into_iter().flatten() {
+        let name = format!("wait-{}", host.unified_mount_point().is_some());
+        let mut own = Own::on(host, &name);
+        let (cgroup, _) = own.create();
+        assert!(cgroup.wait_empty(Duration::ZERO).unwrap(), "nothing ever ran");
+        own.spawn_in(&cgroup, "sleep 1000 & exec sleep 1000");
+        own.wait_until_inside(&cgroup);
+        assert!(!cgroup.wait_empty(Duration::from_millis(50)).unwrap());
+        let killer = thread::spawn({
+            let cgroup = cgroup.clone();
+            move || {
+                thread::sleep(Duration::from_millis(50));
+                cgroup.kill()
+            }
+        });
+        assert!(cgroup.wait_empty(PATIENCE).unwrap());
+        killer.join().unwrap().unwrap();
+        cgroup.remove().unwrap();
+        assert!(cgroup.wait_empty(Duration::MAX).unwrap(), "absent is empty");
+    }
+}
+
+#[test]
+fn made_removes_only_what_was_made() {
+    let own = Own::new("made");
+    let (parent, made_parent) = own.create();
+    assert_eq!(made_parent.directories().len(), directories(&parent).len());
+    let path = own.path.child("pod").unwrap().child("container").unwrap();
+    let planned = Cgroup::at(&own.host, &path).absent();
+    let (container, made) = Cgroup::create(&own.host, &path).unwrap();
+    assert_eq!(planned, made, "what would be made is known before");
+    assert_eq!(made.directories().len(), 2 * directories(&container).len());
+    let made: Made = serde_json::from_str(&serde_json::to_string(&made).unwrap()).unwrap();
+
+    let (again, nothing) = Cgroup::create(&own.host, &path).unwrap();
+    assert_eq!((again, nothing.directories().len()), (container.clone(), 0), "a repetition makes nothing");
+
+    let (neighbour, _) = Cgroup::create(&own.host, &own.path.child("pod").unwrap().child("neighbour").unwrap()).unwrap();
+    made.remove().unwrap();
+    assert!(!exists(&container));
+    assert!(exists(&neighbour), "an ancestor that someone else uses stays");
+    neighbour.remove().unwrap();
+    made.remove().unwrap();
+    assert!(!exists(&Cgroup::at(&own.host, &own.path.child("pod").unwrap())));
+    assert!(exists(&parent), "it was there before");
+}
+
+#[test]
+fn a_creation_that_fails_half_way_leaves_nothing() {
+    // A name that only one hierarchy has a control file of.
+    let own = Own::new("half");
+    let (parent, _) = own.create();
+    let host = own.host.clone();
+    let taken = own.path.child(if host.version() == Version::V2 { "cgroup.procs" } else { "cpu.shares" }).unwrap();
+    let failed = Cgroup::create(&host, &taken.child("container").unwrap()).unwrap_err();
+    assert!(matches!(failed, Error::Make { .. } | Error::NameTaken { .. }), "{failed:?}");
+    let failed = Cgroup::create(&host, &taken).unwrap_err();
+    assert!(matches!(&failed, Error::NameTaken { path } if path.ends_with(taken.as_str().trim_start_matches('/'))), "{failed:?}");
+    for directory in directories(&parent) {
+        let left: Vec<_> = fs::read_dir(&directory).unwrap().map(Result::unwrap).filter(|e| e.path().is_dir()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    // A hierarchy that is not there any more.
+    let mut table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.push_str("99 1 0:99 / /sys/fs/cgroup-gone rw - cgroup cgroup rw,hugetlb\n");
+    let host = Hierarchies::from_mountinfo(&table).unwrap();
+    let path = own.path.child("a").unwrap().child("b").unwrap();
+    assert!(matches!(Cgroup::create(&host, &path), Err(Error::Make { .. })));
+    assert!(!exists(&Cgroup::at(&own.host, &own.path.child("a").unwrap())));
+}
+
+#[test]
+fn removal_takes_the_cgroups_below_and_tolerates_absence() {
+    let own = Own::new("remove");
+    let (pod, _) = own.create();
+    pod.remove().unwrap();
+    pod.remove().unwrap();
+    pod.kill().unwrap();
+    assert!(pod.processes(true).unwrap().is_empty());
+    for name in ["a", "b"] {
+        own.create_child(name);
+        Cgroup::create(&own.host, &own.path.child(name).unwrap().child("deeper").unwrap()).unwrap();
+    }
+    pod.remove().unwrap();
+    assert!(!exists(&pod));
+}
+
+#[test]
+fn removal_of_a_populated_cgroup_is_refused_and_spares_the_process() {
+    let mut own = Own::new("populated");
+    let (pod, _) = own.create();
+    let (container, _) = own.create_child("container");
+    own.spawn_in(&container, "exec sleep 1000");
+    // In all of the hierarchies, so in the last.
+    let last = directories(&container).into_iter().rfind(|directory| Some(directory) != container.entry().unified.as_ref());
+    let last = last.or(container.entry().unified).unwrap();
+    eventually("it is inside", || !fs::read_to_string(last.join("cgroup.procs")).unwrap().is_empty());
+    assert!(matches!(pod.remove(), Err(Error::Remove { .. })));
+    assert_eq!(container.processes(false).unwrap().len(), 1);
+}
+
+#[test]
+fn a_new_cgroup_can_be_joined_at_once() {
+    let mut own = Own::new("join");
+    let path = own.path.child("pod").unwrap().child("container").unwrap();
+    let (container, _) = Cgroup::create(&own.host, &path).unwrap();
+    own.spawn_in(&container, "exec sleep 1000");
+    own.wait_until_inside(&container);
+    eventually("it is in every hierarchy", || {
+        let joined = |directory: &PathBuf| !fs::read_to_string(directory.join("cgroup.procs")).unwrap().is_empty();
+        directories(&container).iter().all(joined)
+    });
+}
+
+#[test]
+fn the_host_is_described_as_it_is() {
+    let host = Hierarchies::discover().unwrap();
+    assert_eq!(host.version() == Version::V2, v1_alone().is_none());
+    let entry = Cgroup::at(&host, &CgroupPath::new("/podbox-test-none").unwrap()).entry();
+    assert_eq!(entry.unified.is_some(), host.unified_mount_point().is_some());
+    assert_eq!(entry.v1.is_empty(), host.version() == Version::V2);
+    assert_eq!(entry.oom_counter.is_some(), host.controllers().contains(&Controller::Memory));
+    let systemd = Path::new("/sys/fs/cgroup/systemd");
+    assert!(entry.v1.iter().all(|directory| !directory.starts_with(systemd)), "systemd's own hierarchy is left alone");
+}

@@ -1,0 +1,180 @@
+//! Values of the configuration that are more than text.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+
+/// Why a value is refused; the key stands before it.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidValue {
+    /// A relative path.
+    #[error("an absolute path without `..` is due, not {0:?}")]
+    NotAbsolute(String),
+    /// Not a name for a network interface.
+    #[error("a network interface's name is due: 1 to 15 bytes without `/`, `:` or white space, not {0:?}")]
+    InterfaceName(String),
+    /// Not an address and a port.
+    #[error("an address and a port are due, like 127.0.0.1:0, not {0:?}")]
+    Address(String),
+    /// Not the name of a registry.
+    #[error("a registry's host name is due, not {0:?}")]
+    Registry(String),
+}
+
+macro_rules! checked_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = InvalidValue;
+
+            fn try_from(text: String) -> Result<Self, InvalidValue> {
+                Self::parse(text)
+            }
+        }
+    };
+}
+
+fn is_plain_absolute(text: &str) -> bool {
+    let path = Path::new(text);
+    path.is_absolute() && !text.contains('\0') && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+/// A path from the root without `..`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AbsolutePath(PathBuf);
+
+impl AbsolutePath {
+    fn parse(text: String) -> Result<Self, InvalidValue> {
+        if is_plain_absolute(&text) { Ok(Self(text.into())) } else { Err(InvalidValue::NotAbsolute(text)) }
+    }
+
+    /// A path that is known to be fine.
+    pub(super) fn constant(text: &'static str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl AsRef<Path> for AbsolutePath {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
+checked_text!(AbsolutePath);
+
+/// A cgroup's path below the roots of the hierarchies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CgroupParent(String);
+
+impl CgroupParent {
+    fn parse(text: String) -> Result<Self, InvalidValue> {
+        if is_plain_absolute(&text) { Ok(Self(text)) } else { Err(InvalidValue::NotAbsolute(text)) }
+    }
+
+    /// The path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for CgroupParent {
+    fn default() -> Self {
+        Self("/podbox".to_owned())
+    }
+}
+
+checked_text!(CgroupParent);
+
+/// The name of a network interface (`netdevice(7)`: under 16 bytes).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct BridgeName(String);
+
+impl BridgeName {
+    fn parse(text: String) -> Result<Self, InvalidValue> {
+        let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
+        let plain = text.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':');
+        if fits && plain { Ok(Self(text)) } else { Err(InvalidValue::InterfaceName(text)) }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for BridgeName {
+    fn default() -> Self {
+        Self("podbox0".to_owned())
+    }
+}
+
+checked_text!(BridgeName);
+
+/// The host of a registry, with or without a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RegistryHost(String);
+
+impl RegistryHost {
+    fn parse(text: String) -> Result<Self, InvalidValue> {
+        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
+        if !text.is_empty() && plain { Ok(Self(text)) } else { Err(InvalidValue::Registry(text)) }
+    }
+
+    /// The host.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for RegistryHost {
+    fn default() -> Self {
+        Self("docker.io".to_owned())
+    }
+}
+
+checked_text!(RegistryHost);
+
+/// An address and a port to listen on; port 0 takes a free one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ListenAddress(pub SocketAddr);
+
+impl ListenAddress {
+    fn parse(text: String) -> Result<Self, InvalidValue> {
+        text.parse().map(Self).map_err(|_| InvalidValue::Address(text))
+    }
+}
+
+impl Default for ListenAddress {
+    fn default() -> Self {
+        Self(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+}
+
+checked_text!(ListenAddress);
+
+/// An address and a port, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct OptionalAddress(pub Option<SocketAddr>);
+
+impl OptionalAddress {
+    fn parse(text: String) -> Result<Self, InvalidValue> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        ListenAddress::parse(text).map(|address| Self(Some(address.0)))
+    }
+}
+
+checked_text!(OptionalAddress);
+
+impl fmt::Display for CgroupParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,174 @@
+//! Containers as the CRI shows them.
+
+use super::{Cri, info};
+use crate::request::{Mount, Propagation, Resources, StopSignal};
+use crate::store::{ContainerPhase, ContainerRecord};
+use podbox_proto::v1;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tonic::Status;
+
+fn metadata(record: &ContainerRecord) -> v1::ContainerMetadata {
+    v1::ContainerMetadata { name: record.config.metadata.name.clone(), attempt: record.config.metadata.attempt }
+}
+
+fn state(record: &ContainerRecord) -> v1::ContainerState {
+    match record.phase {
+        // A container whose start has not ended has no process that anybody could count on.
+        ContainerPhase::Creating | ContainerPhase::Created | ContainerPhase::Starting => v1::ContainerState::ContainerCreated,
+        ContainerPhase::Running { .. } => v1::ContainerState::ContainerRunning,
+        ContainerPhase::Exited { .. } => v1::ContainerState::ContainerExited,
+    }
+}
+
+fn image(record: &ContainerRecord) -> v1::ImageSpec {
+    let image = &record.config.image;
+    v1::ImageSpec {
+        image: image.image.clone(),
+        annotations: image.annotations.clone(),
+        user_specified_image: image.user_specified_image.clone(),
+        ..Default::default()
+    }
+}
+
+fn image_id(record: &ContainerRecord) -> String {
+    record.image.as_ref().map(|image| image.id.clone()).unwrap_or_default()
+}
+
+fn entry(record: &ContainerRecord) -> v1::Container {
+    v1::Container {
+        id: record.id.to_string(),
+        pod_sandbox_id: record.sandbox_id.to_string(),
+        metadata: Some(metadata(record)),
+        image: Some(image(record)),
+        image_ref: image_id(record),
+        state: state(record).into(),
+        created_at: record.created_at_ns,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        image_id: image_id(record),
+    }
+}
+
+/// Everything that passes the filter: all its conditions hold.
+pub(super) fn list(cri: &Cri, filter: Option<v1::ContainerFilter>) -> Vec<v1::Container> {
+    let filter = filter.unwrap_or_default();
+    let wanted = |record: &Arc<ContainerRecord>| {
+        record.id.as_str().starts_with(&filter.id)
+            && record.sandbox_id.as_str().starts_with(&filter.pod_sandbox_id)
+            && filter.state.as_ref().is_none_or(|wanted| wanted.state == i32::from(state(record)))
+            && filter.label_selector.iter().all(|(key, value)| record.config.labels.get(key) == Some(value))
+    };
+    cri.store.containers().iter().filter(|record| wanted(record)).map(|record| entry(record)).collect()
+}
+
+fn mount(mount: &Mount) -> v1::Mount {
+    let propagation = match mount.propagation {
+        Propagation::Private => v1::MountPropagation::PropagationPrivate,
+        Propagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer,
+        Propagation::Bidirectional => v1::MountPropagation::PropagationBidirectional,
+    };
+    v1::Mount {
+        container_path: mount.container_path.to_string_lossy().into_owned(),
+        host_path: mount.host_path.to_string_lossy().into_owned(),
+        readonly: mount.read_only,
+        selinux_relabel: mount.selinux_relabel,
+        propagation: propagation.into(),
+        recursive_read_only: mount.recursive_read_only,
+        ..Default::default()
+    }
+}
+
+/// The resources as they were asked for.
+fn resources(resources: &Resources) -> v1::LinuxContainerResources {
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let pids = (resources.pids_limit > 0).then(|| ("pids.max".to_owned(), resources.pids_limit.to_string()));
+    v1::LinuxContainerResources {
+        cpu_period: signed(resources.cpu_period_us),
+        cpu_quota: resources.cpu_quota_us,
+        cpu_shares: signed(resources.cpu_shares),
+        memory_limit_in_bytes: signed(resources.memory_limit_bytes),
+        oom_score_adj: i64::from(resources.oom_score_adj),
+        cpuset_cpus: resources.cpuset_cpus.clone(),
+        cpuset_mems: resources.cpuset_mems.clone(),
+        unified: pids.into_iter().collect::<BTreeMap<_, _>>(),
+        memory_swap_limit_in_bytes: resources.memory_swap_limit_bytes,
+        ..Default::default()
+    }
+}
+
+fn user(record: &ContainerRecord) -> Option<v1::ContainerUser> {
+    let user = &record.plan.as_ref()?.user;
+    Some(v1::ContainerUser {
+        linux: Some(v1::LinuxContainerUser {
+            uid: i64::from(user.uid),
+            gid: i64::from(user.gid),
+            supplemental_groups: user.groups.iter().copied().map(i64::from).collect(),
+        }),
+    })
+}
+
+/// The signal that will ask it to stop, by the CRI's enumeration.
+fn stop_signal(record: &ContainerRecord) -> v1::Signal {
+    match &record.config.stop_signal {
+        StopSignal::Signal { cri_number, .. } => v1::Signal::try_from(*cri_number).unwrap_or_default(),
+        StopSignal::FromImage => {
+            let number = record.plan.as_ref().map(|plan| plan.stop_signal);
+            number.and_then(signal_of_number).unwrap_or_default()
+        }
+    }
+}
+
+/// The enumeration's value for a number of the kernel's; where two names have one number, the usual one.
+fn signal_of_number(number: i32) -> Option<v1::Signal> {
+    let unusual = ["SIGCLD", "SIGIOT", "SIGPOLL"];
+    (1..=65).filter_map(|value| v1::Signal::try_from(value).ok()).find(|signal| {
+        let name = signal.as_str_name().trim_start_matches("SIGNAL_");
+        !unusual.contains(&name) && crate::request::signal_number(name) == Some(number)
+    })
+}
+
+/// A container's status.
+pub(super) fn status_of(record: &ContainerRecord) -> v1::ContainerStatus {
+    let mut status = v1::ContainerStatus {
+        id: record.id.to_string(),
+        metadata: Some(metadata(record)),
+        state: state(record).into(),
+        created_at: record.created_at_ns,
+        image: Some(image(record)),
+        image_ref: image_id(record),
+        image_id: image_id(record),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        mounts: record.config.mounts.iter().map(mount).collect(),
+        log_path: log_path(record),
+        resources: Some(v1::ContainerResources { linux: Some(resources(&record.config.resources)), ..Default::default() }),
+        user: user(record),
+        stop_signal: stop_signal(record).into(),
+        ..Default::default()
+    };
+    match &record.phase {
+        ContainerPhase::Creating | ContainerPhase::Created | ContainerPhase::Starting => {}
+        ContainerPhase::Running { started_at_ns, .. } => status.started_at = *started_at_ns,
+        ContainerPhase::Exited { record: end, reason, message } => {
+            status.started_at = end.started_at_ns;
+            status.finished_at = end.finished_at_ns;
+            status.exit_code = end.exit_code;
+            status.reason = reason.as_str().to_owned();
+            status.message = message.clone();
+        }
+    }
+    status
+}
+
+fn log_path(record: &ContainerRecord) -> String {
+    let path = record.plan.as_ref().and_then(|plan| plan.log_path.as_ref());
+    path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The answer to ContainerStatus.
+pub(super) fn status(cri: &Cri, request: &v1::ContainerStatusRequest) -> Result<v1::ContainerStatusResponse, Status> {
+    let record = cri.container(&request.container_id)?;
+    let info = if request.verbose { info::of_container(cri, &record)? } else { BTreeMap::new() };
+    Ok(v1::ContainerStatusResponse { status: Some(status_of(&record)), info })
+}

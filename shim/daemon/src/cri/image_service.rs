@@ -1,0 +1,91 @@
+//! `ImageService`: what each call is made of.
+
+use super::stream::{Pieces, pieces};
+use super::{Cri, images, status};
+use crate::effects::now_ns;
+use crate::request::{RequestError, required};
+use podbox_image::{Error as ImageError, ImageStore, Usage};
+use podbox_proto::v1;
+use podbox_proto::v1::image_service_server::ImageService;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+impl Cri {
+    /// Runs store work on a thread that may wait for the disk.
+    async fn with_images<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ImageStore) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let store = Arc::clone(&self.node.images);
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.map_err(|_| Status::internal("the image store's work was cut off"))?.map_err(status::of_image)
+    }
+
+    async fn list(&self, filter: Option<v1::ImageFilter>) -> Result<Vec<v1::Image>, Status> {
+        let wanted = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
+        self.with_images(move |store| {
+            let found = if wanted.is_empty() { store.list()? } else { store.find(&wanted)?.into_iter().collect() };
+            Ok(found.iter().map(|record| images::image(record)).collect())
+        })
+        .await
+    }
+}
+
+fn reference(image: Option<v1::ImageSpec>) -> Result<String, Status> {
+    let image = required("image", image).map_err(status::of_request)?.image;
+    if image.is_empty() { Err(status::of_request(RequestError::invalid("image.image", "is required"))) } else { Ok(image) }
+}
+
+fn usage(mountpoint: &str, usage: &Usage) -> v1::FilesystemUsage {
+    let value = |value: u64| Some(v1::UInt64Value { value });
+    v1::FilesystemUsage {
+        timestamp: now_ns(),
+        fs_id: Some(v1::FilesystemIdentifier { mountpoint: mountpoint.to_owned() }),
+        used_bytes: value(usage.bytes),
+        inodes_used: value(usage.inodes),
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Cri {
+    type StreamImagesStream = Pieces<v1::StreamImagesResponse>;
+
+    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Result<Response<v1::ListImagesResponse>, Status> {
+        Ok(Response::new(v1::ListImagesResponse { images: self.list(request.into_inner().filter).await? }))
+    }
+
+    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Result<Response<Self::StreamImagesStream>, Status> {
+        Ok(pieces(self.list(request.into_inner().filter).await?, |images| v1::StreamImagesResponse { images }))
+    }
+
+    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Result<Response<v1::ImageStatusResponse>, Status> {
+        let request = request.into_inner();
+        let (wanted, verbose) = (reference(request.image)?, request.verbose);
+        let answer = self.with_images(move |store| {
+            let Some(record) = store.find(&wanted)? else { return Ok(v1::ImageStatusResponse::default()) };
+            let config = if verbose { store.config_json(&record.id)? } else { None };
+            let info = if verbose { images::info(&record, config.as_deref()) } else { Default::default() };
+            Ok(v1::ImageStatusResponse { image: Some(images::image(&record)), info })
+        });
+        answer.await.map(Response::new)
+    }
+
+    async fn pull_image(&self, _request: Request<v1::PullImageRequest>) -> Result<Response<v1::PullImageResponse>, Status> {
+        Err(status::unimplemented("PullImage"))
+    }
+
+    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Result<Response<v1::RemoveImageResponse>, Status> {
+        let wanted = reference(request.into_inner().image)?;
+        self.with_images(move |store| store.remove(&wanted).map(drop)).await?;
+        Ok(Response::new(v1::RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(&self, _request: Request<v1::ImageFsInfoRequest>) -> Result<Response<v1::ImageFsInfoResponse>, Status> {
+        let measured = self.with_images(ImageStore::filesystem_usage).await?;
+        let mountpoint = measured.mountpoint.to_string_lossy().into_owned();
+        Ok(Response::new(v1::ImageFsInfoResponse {
+            image_filesystems: vec![usage(&mountpoint, &measured.images)],
+            container_filesystems: vec![usage(&mountpoint, &measured.containers)],
+        }))
+    }
+}

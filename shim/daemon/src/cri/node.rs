@@ -1,0 +1,68 @@
+//! The node itself: versions, readiness, configuration.
+
+use super::{Cri, info, status};
+use crate::chain::Chain;
+use crate::request::RequestError;
+use ipnetwork::IpNetwork;
+use podbox_proto::v1;
+use tonic::Status;
+
+/// The version that the kubelet's client asks for and expects.
+const KUBELET_API_VERSION: &str = "0.1.0";
+const RUNTIME_API_VERSION: &str = "v1";
+
+/// The answer to Version.
+pub(super) fn version() -> v1::VersionResponse {
+    v1::VersionResponse {
+        version: KUBELET_API_VERSION.to_owned(),
+        runtime_name: "podbox".to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_api_version: RUNTIME_API_VERSION.to_owned(),
+    }
+}
+
+fn condition(name: &str, failure: Option<String>) -> v1::RuntimeCondition {
+    v1::RuntimeCondition {
+        r#type: name.to_owned(),
+        status: failure.is_none(),
+        reason: if failure.is_some() { format!("{name}Failed") } else { String::new() },
+        message: failure.unwrap_or_default(),
+    }
+}
+
+/// The answer to Status. Whoever can ask finds the runtime ready; the network is once its bridge is there.
+pub(super) async fn status(cri: &Cri, verbose: bool) -> v1::StatusResponse {
+    let network = cri.node.network.open().await.err().map(|error| Chain(&error).to_string());
+    v1::StatusResponse {
+        status: Some(v1::RuntimeStatus { conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)] }),
+        info: if verbose { info::of_node(&cri.node) } else { Default::default() },
+        runtime_handlers: vec![v1::RuntimeHandler {
+            name: String::new(),
+            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+        }],
+        features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+    }
+}
+
+/// The answer to RuntimeConfig: cgroups are made in the file systems.
+pub(super) fn runtime_config() -> v1::RuntimeConfigResponse {
+    v1::RuntimeConfigResponse { linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: v1::CgroupDriver::Cgroupfs.into() }) }
+}
+
+/// UpdateRuntimeConfig: the node's pod CIDRs, separated by commas. An empty one changes nothing: that is how the kubelet says
+/// that it knows none yet.
+pub(super) async fn update_runtime_config(cri: &Cri, config: Option<v1::RuntimeConfig>) -> Result<(), Status> {
+    const FIELD: &str = "runtime_config.network_config.pod_cidr";
+    let cidrs = config.and_then(|config| config.network_config).map(|network| network.pod_cidr).unwrap_or_default();
+    let parse = |text: &str| {
+        text.trim()
+            .parse::<IpNetwork>()
+            .map_err(|_| RequestError::invalid(FIELD, format!("{:?} is no CIDR", text.chars().take(64).collect::<String>())))
+    };
+    let subnets = cidrs.split(',').filter(|text| !text.trim().is_empty()).map(parse).collect::<Result<Vec<_>, _>>();
+    let subnets = subnets.map_err(status::of_request)?;
+    if subnets.is_empty() || subnets == cri.node.network.subnets() {
+        return Ok(());
+    }
+    cri.pods.set_subnets(&subnets).await.map_err(status::of_pod)
+}

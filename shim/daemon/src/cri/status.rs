@@ -1,0 +1,132 @@
+//! Errors as gRPC statuses: the only place where the codes are chosen.
+
+use crate::chain::Chain;
+use crate::effects::{CgroupsError, ExecError, MonitorError, NetworkError, RootfsError};
+use crate::plan::PlanError;
+use crate::pod::PodError;
+use crate::request::RequestError;
+use crate::store::LookupError;
+use podbox_image::Error as ImageError;
+use podbox_netns::BridgeError;
+use rustix::io::Errno;
+use tonic::{Code, Status};
+
+/// A call that podbox does not serve yet.
+pub(super) fn unimplemented(call: &'static str) -> Status {
+    Status::unimplemented(format!("{call} is not served by podbox yet"))
+}
+
+/// A malformed request.
+pub(super) fn of_request(error: RequestError) -> Status {
+    let code = match error {
+        RequestError::Invalid { .. } => Code::InvalidArgument,
+        RequestError::Unsupported { .. } => Code::Unimplemented,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// No such object.
+pub(super) fn of_lookup(error: LookupError) -> Status {
+    Status::new(lookup_code(&error), error.to_string())
+}
+
+/// Images.
+pub(super) fn of_image(error: ImageError) -> Status {
+    Status::new(image_code(&error), Chain(&error).to_string())
+}
+
+/// Pods.
+pub(super) fn of_pod(error: PodError) -> Status {
+    Status::new(pod_code(&error), Chain(&error).to_string())
+}
+
+fn pod_code(error: &PodError) -> Code {
+    match error {
+        PodError::Lookup(error) => lookup_code(error),
+        PodError::NameTaken { .. } => Code::AlreadyExists,
+        PodError::SandboxNotReady { .. }
+        | PodError::WrongState { .. }
+        | PodError::NoTarget { .. }
+        | PodError::MountSource { .. }
+        | PodError::SandboxNotStopped { .. } => Code::FailedPrecondition,
+        PodError::Plan(error) => plan_code(error),
+        PodError::Rootfs(RootfsError::NoImage { .. }) => Code::NotFound,
+        PodError::Rootfs(RootfsError::Store { source, .. }) => image_code(source),
+        PodError::Rootfs(RootfsError::User(_)) => Code::InvalidArgument,
+        PodError::Cgroups(error) => cgroups_code(error),
+        PodError::Network(error) => network_code(error),
+        PodError::Monitor { source, .. }
+        | PodError::Start { source, .. }
+        | PodError::Signal { source, .. }
+        | PodError::ReopenLog { source, .. } => monitor_code(source),
+        PodError::Exec { source: ExecError::TimedOut { .. }, .. } | PodError::DidNotStop { .. } => Code::DeadlineExceeded,
+        PodError::Exec { source: ExecError::Monitor(source), .. } => monitor_code(source),
+        PodError::Exec { source: ExecError::Pipe(_), .. } => Code::ResourceExhausted,
+        PodError::Joined(error) => pod_code(error),
+        PodError::Stopping => Code::Unavailable,
+        PodError::Snapshot { .. } | PodError::Record(_) | PodError::Files { .. } | PodError::LogFolder { .. } | PodError::CutOff => {
+            Code::Internal
+        }
+    }
+}
+
+fn lookup_code(error: &LookupError) -> Code {
+    match error {
+        LookupError::NotFound { .. } => Code::NotFound,
+        LookupError::Ambiguous { .. } => Code::InvalidArgument,
+    }
+}
+
+fn plan_code(error: &PlanError) -> Code {
+    match error {
+        PlanError::NoCommand | PlanError::Capability(_) | PlanError::PrivilegeNotGranted | PlanError::StopSignal { .. } => {
+            Code::InvalidArgument
+        }
+        PlanError::Relabel { .. } => Code::Unimplemented,
+        PlanError::Spec(_) => Code::Internal,
+    }
+}
+
+fn image_code(error: &ImageError) -> Code {
+    match error {
+        ImageError::Reference(_) | ImageError::AmbiguousId { .. } => Code::InvalidArgument,
+        _ => Code::Internal,
+    }
+}
+
+/// A value that the kernel refuses is the request's, whatever else is wrong is the node's.
+fn cgroups_code(error: &CgroupsError) -> Code {
+    match error {
+        CgroupsError::Path { .. } => Code::InvalidArgument,
+        CgroupsError::Cgroup { source, .. } => match source {
+            podbox_cgroup::Error::Write { .. } | podbox_cgroup::Error::UnknownSetting { .. } => Code::InvalidArgument,
+            podbox_cgroup::Error::NoController { .. } | podbox_cgroup::Error::NoSwapAccounting { .. } => Code::FailedPrecondition,
+            _ => Code::Internal,
+        },
+        CgroupsError::Undying { .. } => Code::DeadlineExceeded,
+    }
+}
+
+fn network_code(error: &NetworkError) -> Code {
+    match error {
+        NetworkError::Subnets(_) => Code::InvalidArgument,
+        NetworkError::Reserve(_) | NetworkError::Attach { source: BridgeError::BridgeFull { .. }, .. } => Code::ResourceExhausted,
+        NetworkError::Bridge(_) | NetworkError::Attach { .. } | NetworkError::Detach { .. } => Code::Internal,
+    }
+}
+
+/// What a step of a launch met in the image, or in what was asked for, is not podbox's failure.
+fn monitor_code(error: &MonitorError) -> Code {
+    match error {
+        MonitorError::Launch { source, .. } => match Errno::from_raw_os_error(source.errno) {
+            Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::INVAL | Errno::TOOBIG => {
+                Code::FailedPrecondition
+            }
+            Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::MFILE | Errno::NFILE => Code::ResourceExhausted,
+            _ => Code::Internal,
+        },
+        MonitorError::NotRunning { .. } => Code::FailedPrecondition,
+        MonitorError::Gone => Code::Unavailable,
+        _ => Code::Internal,
+    }
+}

@@ -1,0 +1,50 @@
+//! What podbox does to the machine: monitors, cgroups, networks, snapshots, files.
+//!
+//! Each function does one thing and tells how it failed; none decides what is done next, keeps state of pods, or knows the CRI.
+//! Undoing functions tolerate that what they undo is absent or half there.
+
+mod cgroups;
+mod devices;
+mod exec;
+mod facts;
+mod files;
+mod monitor;
+mod network;
+mod programs;
+mod rootfs;
+mod usage;
+
+pub use cgroups::{CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup};
+pub use devices::node_devices;
+pub use exec::{ExecError, ExecOutput, exec_sync};
+pub use facts::discover_facts;
+pub use files::{link_netns, now_ns, unlink_netns, write_pod_files};
+pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, spawn_monitor};
+pub use network::{Network, NetworkError};
+pub use programs::Programs;
+pub use rootfs::{RootfsError, find_image, image_defaults, resolve_user};
+pub use usage::{Usage, read_usage};
+
+use crate::config::Config;
+use crate::plan::{Layout, NodeFacts};
+use podbox_cgroup::Hierarchies;
+use podbox_image::ImageStore;
+use std::sync::Arc;
+
+/// The parts of the node that effects act on: made once, when the daemon starts.
+pub struct Node {
+    /// The configuration.
+    pub config: Config,
+    /// What was found out.
+    pub facts: NodeFacts,
+    /// Where things stand.
+    pub layout: Layout,
+    /// The cgroup hierarchies.
+    pub hierarchies: Hierarchies,
+    /// Images and containers' own layers.
+    pub images: Arc<ImageStore>,
+    /// The pod network.
+    pub network: Network,
+    /// Pause and the monitor.
+    pub programs: Programs,
+}

@@ -1,0 +1,189 @@
+//! Cgroups of pods and containers.
+
+use crate::request::Resources as AskedResources;
+use podbox_cgroup::{Cgroup, CgroupPath, Error as CgroupError, Hierarchies, InvalidPath, Limit, Made, Resources};
+use podbox_plan::{CgroupEntry, ContainerId};
+use std::time::Duration;
+
+/// Killed processes are gone within milliseconds; one that the kernel holds up is not waited for longer than this.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A pod's cgroups cannot be made, changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupsError {
+    /// The path is none.
+    #[error("the cgroup {path:?}")]
+    Path {
+        /// As it was asked for.
+        path: String,
+        /// What is wrong with it.
+        source: InvalidPath,
+    },
+    /// The kernel would not.
+    #[error("the cgroup {path}")]
+    Cgroup {
+        /// Below the hierarchies' roots.
+        path: String,
+        /// Why.
+        source: CgroupError,
+    },
+    /// Processes were killed and do not go: something in the kernel holds them.
+    #[error("the cgroup {path} holds processes that do not end: {pids:?}")]
+    Undying {
+        /// Below the hierarchies' roots.
+        path: String,
+        /// Some of them.
+        pids: Vec<i32>,
+    },
+}
+
+fn at(host: &Hierarchies, path: &str) -> Result<Cgroup, CgroupsError> {
+    let parsed = CgroupPath::new(path).map_err(|source| CgroupsError::Path { path: path.to_owned(), source })?;
+    Ok(Cgroup::at(host, &parsed))
+}
+
+fn failed(path: &str) -> impl FnOnce(CgroupError) -> CgroupsError {
+    move |source| CgroupsError::Cgroup { path: path.to_owned(), source }
+}
+
+/// A pod's cgroup and the one of pause below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxCgroups {
+    pod: String,
+}
+
+/// The name of pause's cgroup within the pod's.
+const PAUSE: &str = "pause";
+
+impl SandboxCgroups {
+    /// The cgroups of the pod whose own is `pod`.
+    #[must_use]
+    pub fn new(pod: &str) -> Self {
+        Self { pod: pod.to_owned() }
+    }
+
+    /// Pause's cgroup.
+    #[must_use]
+    pub fn pause(&self) -> String {
+        format!("{}/{PAUSE}", self.pod)
+    }
+
+    /// A container's cgroup.
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> String {
+        format!("{}/{id}", self.pod)
+    }
+
+    /// The directories that making them will make: what the record names before.
+    ///
+    /// # Errors
+    /// The path is none.
+    pub fn absent(&self, host: &Hierarchies) -> Result<Made, CgroupsError> {
+        Ok(at(host, &self.pod)?.absent())
+    }
+
+    /// Makes the pod's and pause's.
+    ///
+    /// # Errors
+    /// What was made before the failure stays, and is in [`SandboxCgroups::absent`].
+    pub fn make(&self, host: &Hierarchies) -> Result<CgroupEntry, CgroupsError> {
+        make(host, &self.pause())
+    }
+
+    /// Removes pause's, and of the pod's what `made` names.
+    ///
+    /// # Errors
+    /// Something holds them.
+    pub fn remove(&self, host: &Hierarchies, made: &Made) -> Result<(), CgroupsError> {
+        at(host, &self.pause())?.remove().map_err(failed(&self.pause()))?;
+        made.remove().map_err(failed(&self.pod))
+    }
+}
+
+fn make(host: &Hierarchies, path: &str) -> Result<CgroupEntry, CgroupsError> {
+    let parsed = CgroupPath::new(path).map_err(|source| CgroupsError::Path { path: path.to_owned(), source })?;
+    let (cgroup, _made) = Cgroup::create(host, &parsed).map_err(failed(path))?;
+    Ok(entry(&cgroup))
+}
+
+fn entry(cgroup: &Cgroup) -> CgroupEntry {
+    let entry = cgroup.entry();
+    CgroupEntry { unified: entry.unified, v1: entry.v1, oom_counter: entry.oom_counter, kill_rest_on_exit: false }
+}
+
+/// How a process gets into a cgroup that is there.
+///
+/// # Errors
+/// The path is none.
+pub fn cgroup_entry(host: &Hierarchies, path: &str) -> Result<CgroupEntry, CgroupsError> {
+    at(host, path).map(|cgroup| entry(&cgroup))
+}
+
+/// Makes a container's cgroup and sets its limits.
+///
+/// # Errors
+/// The error names the file and the value that the kernel refused; the cgroup is gone again.
+pub fn make_container_cgroup(host: &Hierarchies, path: &str, asked: &AskedResources) -> Result<(), CgroupsError> {
+    let parsed = CgroupPath::new(path).map_err(|source| CgroupsError::Path { path: path.to_owned(), source })?;
+    let (cgroup, _made) = Cgroup::create(host, &parsed).map_err(failed(path))?;
+    let swap = cgroup.accounts_swap();
+    cgroup.apply(&container_resources(asked, swap)).map_err(|source| {
+        // The failure that the caller hears of is the first one.
+        let _ = cgroup.remove();
+        CgroupsError::Cgroup { path: path.to_owned(), source }
+    })
+}
+
+/// The limits as the cgroup crate takes them. 0 and empty are "not asked for". A memory limit without a word about swap
+/// holds for both together, so that no pod swaps which did not ask to.
+#[must_use]
+pub fn container_resources(asked: &AskedResources, swap: bool) -> Resources {
+    let above_zero = |value: u64| (value > 0).then_some(value);
+    let signed = |value: i64| match value {
+        0 => None,
+        value => Some(u64::try_from(value).map_or(Limit::Unlimited, Limit::At)),
+    };
+    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let memory = above_zero(asked.memory_limit_bytes).map(Limit::At);
+    Resources {
+        memory_limit_bytes: memory,
+        memory_and_swap_limit_bytes: signed(asked.memory_swap_limit_bytes).or(memory.filter(|_| swap)),
+        cpu_shares: above_zero(asked.cpu_shares),
+        cpu_quota_us: signed(asked.cpu_quota_us),
+        cpu_period_us: above_zero(asked.cpu_period_us),
+        cpuset_cpus: text(&asked.cpuset_cpus),
+        cpuset_mems: text(&asked.cpuset_mems),
+        pids_limit: above_zero(asked.pids_limit).map(Limit::At),
+        ..Resources::default()
+    }
+}
+
+/// Kills what is left in a container's cgroup and removes it; absent is success.
+///
+/// # Errors
+/// Something holds it.
+pub fn remove_container_cgroup(host: &Hierarchies, path: &str) -> Result<(), CgroupsError> {
+    kill(host, path)?;
+    at(host, path)?.remove().map_err(failed(path))
+}
+
+/// Kills everything in the cgroups that podbox made for a pod, and waits until it is gone.
+///
+/// # Errors
+/// Something does not die.
+pub fn kill_pod_cgroups(host: &Hierarchies, paths: &[String]) -> Result<(), CgroupsError> {
+    paths.iter().try_for_each(|path| kill(host, path))
+}
+
+fn kill(host: &Hierarchies, path: &str) -> Result<(), CgroupsError> {
+    let cgroup = at(host, path)?;
+    if cgroup.processes(true).map_err(failed(path))?.is_empty() {
+        return Ok(());
+    }
+    cgroup.kill().map_err(failed(path))?;
+    if cgroup.wait_empty(KILL_TIMEOUT).map_err(failed(path))? {
+        return Ok(());
+    }
+    let pids = cgroup.processes(true).map_err(failed(path))?.into_iter().take(8).collect();
+    Err(CgroupsError::Undying { path: path.to_owned(), pids })
+}

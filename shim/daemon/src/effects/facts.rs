@@ -1,0 +1,66 @@
+//! Finding out what the node is like.
+
+use crate::plan::NodeFacts;
+use podbox_cgroup::{Hierarchies, Version};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A fact cannot be found out.
+#[derive(Debug, thiserror::Error)]
+#[error("read {}", path.display())]
+pub struct FactsError {
+    /// Where it stands.
+    pub path: PathBuf,
+    /// Why it cannot be read.
+    #[source]
+    pub source: io::Error,
+}
+
+const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
+
+fn read(path: &str) -> Result<String, FactsError> {
+    let text = std::fs::read_to_string(path).map_err(|source| FactsError { path: path.into(), source })?;
+    Ok(text.trim().to_owned())
+}
+
+/// This boot of the machine.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn boot_id() -> Result<String, FactsError> {
+    read("/proc/sys/kernel/random/boot_id")
+}
+
+/// Everything the planner needs to know.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn discover_facts(hierarchies: &Hierarchies) -> Result<NodeFacts, FactsError> {
+    let uname = rustix::system::uname();
+    Ok(NodeFacts {
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        oom_score_adj_min: oom_score_adj_min()?,
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        cgroup_v2: hierarchies.version() == Version::V2,
+        boot_id: boot_id()?,
+        kernel: uname.release().to_string_lossy().into_owned(),
+    })
+}
+
+/// Tries what the launches will do: lowering the score below its present value needs `CAP_SYS_RESOURCE`. The daemon's own
+/// score is put back at once.
+fn oom_score_adj_min() -> Result<i32, FactsError> {
+    let failed = |source| FactsError { path: OOM_SCORE_ADJ.into(), source };
+    let own = read(OOM_SCORE_ADJ)?;
+    let value: i32 = own.parse().map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    if value == -1000 {
+        return Ok(-1000);
+    }
+    match std::fs::write(OOM_SCORE_ADJ, "-1000") {
+        Ok(()) => {
+            std::fs::write(OOM_SCORE_ADJ, own).map_err(failed)?;
+            Ok(-1000)
+        }
+        Err(_) => Ok(value),
+    }
+}

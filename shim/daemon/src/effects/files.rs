@@ -1,0 +1,52 @@
+//! Files of a pod, its name for `ip netns`, and the clock.
+
+use crate::plan::{Layout, PodFiles};
+use podbox_plan::SandboxId;
+use std::io;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds since the Unix epoch.
+#[must_use]
+pub fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Writes resolv.conf, hostname and hosts into the pod's folder; containers read them as any user.
+///
+/// # Errors
+/// One cannot be written.
+pub fn write_pod_files(folder: &Path, files: &PodFiles) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for (name, text) in [("resolv.conf", &files.resolv_conf), ("hostname", &files.hostname), ("hosts", &files.hosts)] {
+        let path = folder.join(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
+}
+
+/// Lets `ip netns` find the pod: a symbolic link to pause's network namespace costs no mount.
+///
+/// # Errors
+/// The link cannot be made.
+pub fn link_netns(id: &SandboxId, pause_pid: i32) -> io::Result<()> {
+    let name = Layout::named_netns(id);
+    if let Some(folder) = name.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    unlink_netns(id)?;
+    std::os::unix::fs::symlink(format!("/proc/{pause_pid}/ns/net"), name)
+}
+
+/// Takes the name away; absent is success.
+///
+/// # Errors
+/// The link stands.
+pub fn unlink_netns(id: &SandboxId) -> io::Result<()> {
+    match std::fs::remove_file(Layout::named_netns(id)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,63 @@
+//! What a request becomes: pure functions from configuration and facts to plans.
+//!
+//! `sandbox` gives the pod's files, cgroup and pause; `container` merges request and image into an OCI runtime spec (the place
+//! where later editors of containers have their say), and `lower` turns that spec into the ops that a newborn process
+//! carries out. No function here makes a system call, reads a clock or a file: the same input gives the same plan.
+
+mod capability;
+mod container;
+mod exec;
+mod layout;
+mod lower;
+mod node;
+mod process;
+mod sandbox;
+mod spec;
+
+pub use capability::UnknownCapability;
+pub use container::{ContainerInputs, ContainerPlan, plan_container};
+pub use exec::plan_exec;
+pub use layout::{Layout, MONITOR_SOCKET};
+pub use lower::{LaunchInputs, lower};
+pub use node::NodeFacts;
+pub use process::{ImageDefaults, PodUser};
+pub use sandbox::{PodFiles, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
+
+use std::path::PathBuf;
+
+/// A request that is well-formed and still cannot be planned.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Neither request nor image says what to run.
+    #[error("no command: neither the request nor the image names one")]
+    NoCommand,
+    /// The request names a capability that does not exist.
+    #[error(transparent)]
+    Capability(#[from] UnknownCapability),
+    /// A privileged container in a sandbox that is not.
+    #[error("a privileged container needs a privileged sandbox")]
+    PrivilegeNotGranted,
+    /// A container that wants the node's network or IPC in a sandbox that has its own.
+    #[error("the volume at {} is to be relabelled for SELinux, which podbox does not do yet", path.display())]
+    Relabel {
+        /// Where the volume is in the container.
+        path: PathBuf,
+    },
+    /// The image's stop signal is none.
+    #[error("the image's stop signal {name:?} is no signal")]
+    StopSignal {
+        /// What it says.
+        name: String,
+    },
+    /// The OCI spec could not be assembled.
+    #[error("assemble the runtime spec")]
+    Spec(#[from] SpecError),
+}
+
+/// A part of an OCI spec is missing: a mistake of the planner's own, never of a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the part {part} is missing")]
+pub struct SpecError {
+    /// Which.
+    pub part: &'static str,
+}

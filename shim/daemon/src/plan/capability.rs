@@ -1,0 +1,146 @@
+//! Capabilities: names, numbers and the default set (`capabilities(7)`).
+
+use crate::request::Capabilities;
+use oci_spec::runtime::Capability;
+use std::collections::HashSet;
+
+/// A name that no kernel knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no capability {name:?}")]
+pub struct UnknownCapability {
+    /// The name, without `CAP_`.
+    pub name: String,
+}
+
+/// In the kernel's order: the index is the number.
+const ALL: [(&str, Capability); 41] = [
+    ("CHOWN", Capability::Chown),
+    ("DAC_OVERRIDE", Capability::DacOverride),
+    ("DAC_READ_SEARCH", Capability::DacReadSearch),
+    ("FOWNER", Capability::Fowner),
+    ("FSETID", Capability::Fsetid),
+    ("KILL", Capability::Kill),
+    ("SETGID", Capability::Setgid),
+    ("SETUID", Capability::Setuid),
+    ("SETPCAP", Capability::Setpcap),
+    ("LINUX_IMMUTABLE", Capability::LinuxImmutable),
+    ("NET_BIND_SERVICE", Capability::NetBindService),
+    ("NET_BROADCAST", Capability::NetBroadcast),
+    ("NET_ADMIN", Capability::NetAdmin),
+    ("NET_RAW", Capability::NetRaw),
+    ("IPC_LOCK", Capability::IpcLock),
+    ("IPC_OWNER", Capability::IpcOwner),
+    ("SYS_MODULE", Capability::SysModule),
+    ("SYS_RAWIO", Capability::SysRawio),
+    ("SYS_CHROOT", Capability::SysChroot),
+    ("SYS_PTRACE", Capability::SysPtrace),
+    ("SYS_PACCT", Capability::SysPacct),
+    ("SYS_ADMIN", Capability::SysAdmin),
+    ("SYS_BOOT", Capability::SysBoot),
+    ("SYS_NICE", Capability::SysNice),
+    ("SYS_RESOURCE", Capability::SysResource),
+    ("SYS_TIME", Capability::SysTime),
+    ("SYS_TTY_CONFIG", Capability::SysTtyConfig),
+    ("MKNOD", Capability::Mknod),
+    ("LEASE", Capability::Lease),
+    ("AUDIT_WRITE", Capability::AuditWrite),
+    ("AUDIT_CONTROL", Capability::AuditControl),
+    ("SETFCAP", Capability::Setfcap),
+    ("MAC_OVERRIDE", Capability::MacOverride),
+    ("MAC_ADMIN", Capability::MacAdmin),
+    ("SYSLOG", Capability::Syslog),
+    ("WAKE_ALARM", Capability::WakeAlarm),
+    ("BLOCK_SUSPEND", Capability::BlockSuspend),
+    ("AUDIT_READ", Capability::AuditRead),
+    ("PERFMON", Capability::Perfmon),
+    ("BPF", Capability::Bpf),
+    ("CHECKPOINT_RESTORE", Capability::CheckpointRestore),
+];
+
+/// What a container has that asks for nothing: containerd's set without MKNOD, since nothing but a device filter would
+/// stand between that one and the node's disks.
+const DEFAULT: [&str; 13] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+fn number_of(name: &str) -> Result<u32, UnknownCapability> {
+    let index = ALL.iter().position(|(known, _)| *known == name);
+    index.and_then(|index| u32::try_from(index).ok()).ok_or_else(|| UnknownCapability { name: name.to_owned() })
+}
+
+/// Every capability.
+pub(super) fn all() -> u64 {
+    (1 << ALL.len()) - 1
+}
+
+/// The mask of a request: the default set, or all and none for `ALL`, then what is added, then what is dropped.
+pub(super) fn requested(request: &Capabilities, privileged: bool) -> Result<u64, UnknownCapability> {
+    let is_all = |names: &[String]| names.iter().any(|name| name == "ALL");
+    let mask_of =
+        |names: &[String]| names.iter().filter(|name| *name != "ALL").try_fold(0_u64, |mask, name| Ok(mask | 1 << number_of(name)?));
+    let (added, dropped) = (mask_of(&request.add)?, mask_of(&request.drop)?);
+    if privileged {
+        return Ok(all());
+    }
+    let default = DEFAULT.iter().try_fold(0_u64, |mask, name| Ok::<_, UnknownCapability>(mask | 1 << number_of(name)?))?;
+    let base = match (is_all(&request.add), is_all(&request.drop)) {
+        (true, _) => all(),
+        (false, true) => 0,
+        (false, false) => default,
+    };
+    // Dropping ALL and adding some leaves the added; dropping one by name always wins.
+    Ok((base | added) & !dropped)
+}
+
+/// The set of a mask, as the OCI spec has it.
+pub(super) fn names_of(mask: u64) -> HashSet<Capability> {
+    ALL.iter().enumerate().filter(|(number, _)| mask & (1 << number) != 0).map(|(_, (_, capability))| *capability).collect()
+}
+
+/// The mask of a set.
+pub(super) fn mask_of(set: &HashSet<Capability>) -> u64 {
+    ALL.iter().enumerate().filter(|(_, (_, capability))| set.contains(capability)).fold(0, |mask, (number, _)| mask | 1 << number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(add: &[&str], drop: &[&str]) -> u64 {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        requested(&Capabilities { add: names(add), drop: names(drop) }, false).expect("known names")
+    }
+
+    #[test]
+    fn add_and_drop_act_on_the_default_set() {
+        let default = mask(&[], &[]);
+        assert_eq!(default.count_ones(), 13);
+        assert_eq!(default & (1 << 27), 0, "MKNOD is not in the default set");
+        assert_eq!(mask(&["NET_ADMIN"], &[]), default | 1 << 12);
+        assert_eq!(mask(&[], &["CHOWN"]), default & !1);
+        assert_eq!(mask(&[], &["ALL"]), 0);
+        assert_eq!(mask(&["SYS_TIME"], &["ALL"]), 1 << 25);
+        assert_eq!(mask(&["ALL"], &[]), all());
+        assert_eq!(mask(&["ALL"], &["CHOWN"]), all() & !1);
+        assert!(requested(&Capabilities { add: vec!["NONE".to_owned()], drop: vec![] }, false).is_err());
+    }
+
+    #[test]
+    fn masks_and_names_are_the_same_thing() {
+        for mask in [0, 1, all(), 0b1010_0000_0001] {
+            assert_eq!(mask_of(&names_of(mask)), mask);
+        }
+    }
+}

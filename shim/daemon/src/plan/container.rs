@@ -1,0 +1,112 @@
+//! A container: request, image and sandbox become one OCI runtime spec and what it cannot hold.
+
+use super::process::{arguments, environment, working_directory};
+use super::spec::{SpecInputs, runtime_spec};
+use super::{ImageDefaults, Layout, NodeFacts, PlanError, PodUser, capability};
+use crate::request::{ContainerConfig, SandboxConfig, StopSignal, signal_number};
+use oci_spec::runtime::Spec;
+use podbox_plan::{ByteString, PidNamespace, SandboxId};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// `SIGTERM`
+const DEFAULT_STOP_SIGNAL: i32 = 15;
+
+/// All that a container's plan is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct ContainerInputs<'a> {
+    /// What was asked for.
+    pub config: &'a ContainerConfig,
+    /// Its sandbox.
+    pub sandbox_id: &'a SandboxId,
+    /// What was asked of the sandbox.
+    pub sandbox: &'a SandboxConfig,
+    /// The sandbox's hostname.
+    pub hostname: &'a str,
+    /// Pause's process id.
+    pub pause_pid: i32,
+    /// The PID namespace, with a target resolved.
+    pub pid: &'a PidNamespace,
+    /// The process id of the target, if there is one.
+    pub target_pid: Option<i32>,
+    /// What its image says.
+    pub image: &'a ImageDefaults,
+    /// Who it runs as.
+    pub user: &'a PodUser,
+    /// Its cgroup, below the hierarchies' roots.
+    pub cgroup: &'a str,
+    /// Device files of the node, for a privileged container.
+    pub node_devices: &'a [podbox_plan::Node],
+    /// The node.
+    pub node: &'a NodeFacts,
+    /// Where things stand.
+    pub layout: &'a Layout,
+}
+
+/// A container as it will be started. It stands in the container's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    /// The OCI runtime spec. Its `process.env` is for people: `environment` is what counts.
+    pub spec: Spec,
+    /// The environment, byte for byte.
+    pub environment: Vec<ByteString>,
+    /// The PID namespace.
+    pub pid: PidNamespace,
+    /// Who it runs as.
+    pub user: PodUser,
+    /// The signal that asks it to stop.
+    pub stop_signal: i32,
+    /// Its log file.
+    pub log_path: Option<PathBuf>,
+    /// Standard input is kept open.
+    pub stdin: bool,
+    /// The node's device files that are made in its `/dev`.
+    pub devices: Vec<podbox_plan::Node>,
+}
+
+/// Plans a container.
+///
+/// # Errors
+/// What is well-formed and makes no sense: see [`PlanError`].
+pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, PlanError> {
+    let ContainerInputs { config, sandbox, image, user, .. } = *inputs;
+    if config.security.privileged && !sandbox.privileged {
+        return Err(PlanError::PrivilegeNotGranted);
+    }
+    if inputs.node.selinux
+        && let Some(mount) = config.mounts.iter().find(|mount| mount.selinux_relabel)
+    {
+        return Err(PlanError::Relabel { path: mount.container_path.clone() });
+    }
+    let environment = environment(config, image, inputs.hostname, user);
+    let spec = runtime_spec(&SpecInputs {
+        container: inputs,
+        arguments: arguments(config, image)?,
+        environment: &environment,
+        working_directory: working_directory(config, image),
+        capabilities: capability::requested(&config.security.capabilities, config.security.privileged)?,
+    })?;
+    Ok(ContainerPlan {
+        spec,
+        environment,
+        pid: inputs.pid.clone(),
+        user: user.clone(),
+        stop_signal: stop_signal(&config.stop_signal, &image.stop_signal)?,
+        log_path: log_path(sandbox, config),
+        stdin: config.stdin,
+        devices: if config.security.privileged { inputs.node_devices.to_vec() } else { Vec::new() },
+    })
+}
+
+fn stop_signal(request: &StopSignal, image: &str) -> Result<i32, PlanError> {
+    match request {
+        StopSignal::Signal { number, .. } => Ok(*number),
+        StopSignal::FromImage if image.is_empty() => Ok(DEFAULT_STOP_SIGNAL),
+        StopSignal::FromImage => signal_number(image).ok_or_else(|| PlanError::StopSignal { name: image.chars().take(64).collect() }),
+    }
+}
+
+/// The log file's path, where both halves of it were given.
+fn log_path(sandbox: &SandboxConfig, config: &ContainerConfig) -> Option<PathBuf> {
+    Some(sandbox.log_directory.as_ref()?.join(config.log_path.as_ref()?))
+}

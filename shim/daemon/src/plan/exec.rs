@@ -1,0 +1,30 @@
+//! A process that is executed in a running container.
+
+use super::lower::become_program;
+use super::{ContainerPlan, PlanError, SpecError};
+use podbox_plan::{CgroupEntry, ContainerId, LaunchPlan, NewNamespaces, Op, PidNamespace, ProcessRef, Stdio};
+
+/// Plans a process in a container: in all its namespaces and its cgroup, as its user, with its environment. Output goes to
+/// descriptors 0 and 1 of the message.
+///
+/// # Errors
+/// The container's spec lacks a part that every spec of ours has.
+pub fn plan_exec(container: &ContainerId, plan: &ContainerPlan, command: &[String], cgroup: CgroupEntry) -> Result<LaunchPlan, PlanError> {
+    let process = plan.spec.process().as_ref().ok_or(PlanError::Spec(SpecError { part: "process" }))?;
+    let of = ProcessRef::Container(container.clone());
+    let mut ops = vec![
+        Op::SetOomScoreAdj { value: process.oom_score_adj().unwrap_or_default() },
+        Op::Join { of: of.clone(), mount: true, net: true, ipc: true, uts: true, cgroup: true },
+        Op::ConnectStdio,
+        Op::WorkingDirectory { path: process.cwd().clone(), create: false },
+    ];
+    ops.extend(become_program(process, command, &plan.environment));
+    Ok(LaunchPlan {
+        namespaces: NewNamespaces::default(),
+        pid: PidNamespace::Of(of),
+        cgroup: CgroupEntry { kill_rest_on_exit: false, ..cgroup },
+        stdio: Stdio::Passed { stdin: None, stdout: Some(0), stderr: Some(1) },
+        ops,
+        exit_record: None,
+    })
+}

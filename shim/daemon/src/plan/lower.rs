@@ -1,0 +1,218 @@
+//! From the OCI runtime spec to the ops of a newborn process.
+//!
+//! The order is the one [`podbox_plan::Op`] describes: sources are opened while the host is in sight, the root is assembled
+//! by descriptor, and what the process is allowed comes last.
+
+use super::spec::pod_shm_source;
+use super::{ContainerPlan, PlanError, SpecError, capability};
+use crate::request::{IpcMode, NetworkMode, SandboxConfig};
+use oci_spec::runtime::{Mount, Process};
+use podbox_plan::{
+    BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, FileSystem, LaunchPlan, LogTarget, MountAttributes,
+    NewNamespaces, Node, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
+};
+use std::path::{Path, PathBuf};
+
+/// What a launch needs beside the container's plan.
+#[derive(Debug, Clone)]
+pub struct LaunchInputs<'a> {
+    /// The container as it was planned.
+    pub plan: &'a ContainerPlan,
+    /// What was asked of its sandbox.
+    pub sandbox: &'a SandboxConfig,
+    /// Pause's process id, as it was when the container was planned.
+    pub pause_pid: i32,
+    /// Its cgroup.
+    pub cgroup: CgroupEntry,
+    /// Its root.
+    pub overlay: Overlay,
+    /// A host directory that the root is attached over, in the container's own mount namespace.
+    pub root_at: PathBuf,
+    /// Where its exit record goes.
+    pub exit_record: PathBuf,
+}
+
+/// Lowers a container's plan to a launch.
+///
+/// # Errors
+/// The spec lacks a part that every spec of ours has.
+pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
+    let spec = &inputs.plan.spec;
+    let part = |part: &'static str| PlanError::Spec(SpecError { part });
+    let process = spec.process().as_ref().ok_or(part("process"))?;
+    let linux = spec.linux().as_ref().ok_or(part("linux"))?;
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let (opened, attached) = mount_ops(mounts, inputs.pause_pid);
+
+    let mut ops = vec![
+        Op::Join {
+            of: ProcessRef::Pause,
+            mount: false,
+            net: inputs.sandbox.network == NetworkMode::Pod,
+            ipc: inputs.sandbox.ipc == IpcMode::Pod,
+            uts: true,
+            cgroup: false,
+        },
+        Op::NewCgroupNamespace,
+        Op::SetOomScoreAdj { value: process.oom_score_adj().unwrap_or_default() },
+    ];
+    ops.extend(opened);
+    ops.push(Op::LeaveHostMounts);
+    // Nothing of an image is a device: what a container needs of them is made in its /dev.
+    let attributes = MountAttributes { no_dev: true, ..MountAttributes::default() };
+    ops.push(Op::OverlayRoot { overlay: inputs.overlay.clone(), at: inputs.root_at.clone(), attributes });
+    ops.extend(attached);
+    ops.extend(inputs.plan.devices.iter().cloned().map(Op::MakeNode));
+    for path in linux.masked_paths().iter().flatten() {
+        ops.push(Op::Mask { target: path.into() });
+    }
+    for path in linux.readonly_paths().iter().flatten() {
+        ops.push(Op::ReadOnlyPath { target: path.into() });
+    }
+    if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or_default() {
+        ops.push(Op::ReadOnlyRoot);
+    }
+    ops.push(Op::PivotRoot);
+    ops.push(Op::ConnectStdio);
+    ops.push(Op::WorkingDirectory { path: process.cwd().clone(), create: true });
+    ops.extend(become_program(process, process.args().as_deref().unwrap_or_default(), &inputs.plan.environment));
+
+    Ok(LaunchPlan {
+        namespaces: NewNamespaces { mount: true, ..NewNamespaces::default() },
+        pid: inputs.plan.pid.clone(),
+        cgroup: CgroupEntry { kill_rest_on_exit: inputs.plan.pid != PidNamespace::New, ..inputs.cgroup.clone() },
+        stdio: stdio(inputs.plan, process),
+        ops,
+        exit_record: Some(inputs.exit_record.clone()),
+    })
+}
+
+/// The last steps, the same for a container's init and for what is executed in it.
+pub(super) fn become_program(process: &Process, arguments: &[String], environment: &[ByteString]) -> Vec<Op> {
+    let mut ops = Vec::new();
+    if process.no_new_privileges().unwrap_or_default() {
+        ops.push(Op::NoNewPrivileges);
+    }
+    let capabilities = process.capabilities().as_ref();
+    let mask = |set: Option<&std::collections::HashSet<_>>| set.map_or(0, capability::mask_of);
+    ops.push(Op::Credentials {
+        uid: process.user().uid(),
+        gid: process.user().gid(),
+        groups: process.user().additional_gids().clone().unwrap_or_default(),
+        capabilities: CapabilitySets {
+            bounding: mask(capabilities.and_then(|sets| sets.bounding().as_ref())),
+            permitted: mask(capabilities.and_then(|sets| sets.permitted().as_ref())),
+            ambient: mask(capabilities.and_then(|sets| sets.ambient().as_ref())),
+        },
+    });
+    ops.push(Op::Exec {
+        program: Program::FromArguments,
+        arguments: arguments.iter().map(|argument| argument.as_str().into()).collect(),
+        environment: environment.to_vec(),
+    });
+    ops
+}
+
+fn stdio(plan: &ContainerPlan, process: &Process) -> Stdio {
+    let log = plan.log_path.clone().map(|path| LogTarget { path });
+    if process.terminal().unwrap_or_default() { Stdio::Terminal { log } } else { Stdio::Piped { stdin: plan.stdin, log } }
+}
+
+/// The ops that open mounts while the host is in sight, and those that put them into the root.
+fn mount_ops(mounts: &[Mount], pause_pid: i32) -> (Vec<Op>, Vec<Op>) {
+    let (mut opened, mut attached) = (Vec::new(), Vec::new());
+    let pod_shm = pod_shm_source(pause_pid);
+    let mut next_slot: Slot = 0;
+    for mount in mounts {
+        let options = MountOptions::of(mount);
+        let target = mount.destination().clone();
+        if mount.typ().as_deref() != Some("bind") {
+            let kind = mount.typ().clone().unwrap_or_default();
+            let is_dev = target == Path::new("/dev");
+            attached.push(Op::Mount { target, fs: FileSystem { kind, options: options.data, attributes: options.attributes } });
+            if is_dev {
+                attached.extend(standard_nodes().into_iter().map(Op::MakeNode));
+            }
+            continue;
+        }
+        let slot = next_slot;
+        next_slot += 1;
+        let source = mount.source().clone().unwrap_or_default();
+        opened.push(if source == pod_shm {
+            Op::OpenFromPause { slot, path: PathBuf::from(super::sandbox::POD_SHM) }
+        } else {
+            Op::OpenBind(BindSource {
+                slot,
+                source,
+                recursive: options.recursive,
+                attributes: options.attributes,
+                propagation: options.propagation,
+            })
+        });
+        attached.push(Op::Attach { slot, target, kind: TargetKind::LikeSource });
+    }
+    (opened, attached)
+}
+
+/// A mount's options, sorted into what the kernel takes where.
+struct MountOptions {
+    attributes: MountAttributes,
+    propagation: BindPropagation,
+    recursive: bool,
+    data: Vec<(String, Option<String>)>,
+}
+
+impl MountOptions {
+    fn of(mount: &Mount) -> Self {
+        let mut sorted =
+            Self { attributes: MountAttributes::default(), propagation: BindPropagation::Private, recursive: false, data: Vec::new() };
+        for option in mount.options().iter().flatten() {
+            sorted.take(option);
+        }
+        sorted
+    }
+
+    fn take(&mut self, option: &str) {
+        match option {
+            "bind" | "private" | "rprivate" | "rw" => {}
+            "rbind" => self.recursive = true,
+            "slave" | "rslave" => self.propagation = BindPropagation::HostToContainer,
+            "shared" | "rshared" => self.propagation = BindPropagation::Bidirectional,
+            "ro" => self.attributes.read_only = true,
+            "rro" => {
+                self.attributes.read_only = true;
+                self.attributes.recursive = true;
+            }
+            "nosuid" => self.attributes.no_suid = true,
+            "nodev" => self.attributes.no_dev = true,
+            "noexec" => self.attributes.no_exec = true,
+            "strictatime" => self.attributes.strict_atime = true,
+            data => match data.split_once('=') {
+                Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
+                None => self.data.push((data.to_owned(), None)),
+            },
+        }
+    }
+}
+
+/// What every container finds in `/dev` (runtime-spec, "Default Devices").
+fn standard_nodes() -> Vec<Node> {
+    let device = |name: &str, major: u32, minor: u32| Node {
+        path: Path::new("/dev").join(name),
+        kind: NodeKind::CharDevice { mode: 0o666, major, minor, uid: 0, gid: 0 },
+    };
+    let link = |name: &str, to: &str| Node { path: Path::new("/dev").join(name), kind: NodeKind::Symlink { to: to.into() } };
+    vec![
+        device("null", 1, 3),
+        device("zero", 1, 5),
+        device("full", 1, 7),
+        device("random", 1, 8),
+        device("urandom", 1, 9),
+        device("tty", 5, 0),
+        link("ptmx", "pts/ptmx"),
+        link("fd", "/proc/self/fd"),
+        link("stdin", "/proc/self/fd/0"),
+        link("stdout", "/proc/self/fd/1"),
+        link("stderr", "/proc/self/fd/2"),
+    ]
+}

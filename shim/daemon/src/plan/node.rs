@@ -1,0 +1,29 @@
+//! What the planner has to know of the node.
+
+use serde::{Deserialize, Serialize};
+
+/// Facts that are found out once, when the daemon starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// The node's own name, for pods in its network.
+    pub hostname: String,
+    /// The lowest `oom_score_adj` that processes of ours can be given: the daemon's own where it may not lower it
+    /// (no `CAP_SYS_RESOURCE`), -1000 otherwise.
+    pub oom_score_adj_min: i32,
+    /// SELinux labels files and processes here.
+    pub selinux: bool,
+    /// Controllers are on the unified hierarchy (cgroup v2).
+    pub cgroup_v2: bool,
+    /// Names this boot of the machine (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// `uname -r`
+    pub kernel: String,
+}
+
+impl NodeFacts {
+    /// The nearest `oom_score_adj` that can be set to what was asked for.
+    #[must_use]
+    pub fn clamp_oom_score_adj(&self, value: i32) -> i32 {
+        value.max(self.oom_score_adj_min)
+    }
+}

@@ -1,0 +1,125 @@
+//! A sandbox's cgroup, its files and its pause process.
+
+use super::{Layout, NodeFacts};
+use crate::request::{IpcMode, NetworkMode, SandboxConfig, SandboxPidMode};
+use podbox_plan::{
+    CapabilitySets, CgroupEntry, FileSystem, LaunchPlan, MountAttributes, NewNamespaces, Op, PidNamespace, Program, SandboxId, Stdio,
+};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Pause's user and group: nobody's, and no file's.
+const PAUSE_ID: u32 = 65535;
+/// What the kubelet gives sandboxes: among the last to be killed, before system services.
+const PAUSE_OOM_SCORE_ADJ: i32 = -998;
+/// Where pause keeps the pod's shared memory, in its own root.
+pub(super) const POD_SHM: &str = "/dev/shm";
+/// As Docker and containerd have it.
+const SHM_SIZE: &str = "67108864";
+
+/// The contents of the files that are bound into a pod's containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFiles {
+    /// `/etc/resolv.conf`
+    pub resolv_conf: String,
+    /// `/etc/hostname`
+    pub hostname: String,
+    /// `/etc/hosts`
+    pub hosts: String,
+}
+
+/// The pod's hostname: as asked for; the node's in the node's network; else the pod's name where it can be one.
+#[must_use]
+pub fn sandbox_hostname(config: &SandboxConfig, node: &NodeFacts, id: &SandboxId) -> String {
+    if !config.hostname.is_empty() {
+        return config.hostname.clone();
+    }
+    if config.network == NetworkMode::Node {
+        return node.hostname.clone();
+    }
+    let name = &config.metadata.name;
+    let is_hostname = name.len() <= 63 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
+    if is_hostname { name.clone() } else { id.as_str()[..12].to_owned() }
+}
+
+/// The pod's cgroup, below the hierarchies' roots: the request's cgroup_parent *is* it.
+#[must_use]
+pub fn pod_cgroup(config: &SandboxConfig, default_parent: &str, id: &SandboxId) -> String {
+    config.cgroup_parent.clone().unwrap_or_else(|| format!("{}/{id}", default_parent.trim_end_matches('/')))
+}
+
+/// What stands in the pod's files. `node_resolv_conf` and `node_hosts` are the node's own.
+#[must_use]
+pub fn plan_files(config: &SandboxConfig, hostname: &str, ips: &[IpAddr], node_resolv_conf: &str, node_hosts: &str) -> PodFiles {
+    let resolv_conf = if config.dns.is_empty() { node_resolv_conf.to_owned() } else { resolv_conf(&config.dns) };
+    let hosts = match config.network {
+        NetworkMode::Node => node_hosts.to_owned(),
+        NetworkMode::Pod => {
+            let own: String = ips.iter().map(|ip| format!("{ip}\t{hostname}\n")).collect();
+            format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}")
+        }
+    };
+    PodFiles { resolv_conf, hostname: format!("{hostname}\n"), hosts }
+}
+
+/// `resolv.conf(5)`
+fn resolv_conf(dns: &crate::request::Dns) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    text
+}
+
+/// How pause is born: with the pod's namespaces, in an empty read-only root, as nobody, without a capability.
+/// Its program comes with the message as descriptor 0.
+#[must_use]
+pub fn pause_launch(
+    config: &SandboxConfig,
+    node: &NodeFacts,
+    layout: &Layout,
+    id: &SandboxId,
+    hostname: &str,
+    cgroup: CgroupEntry,
+) -> LaunchPlan {
+    let mut ops = vec![Op::SetHostname { name: hostname.to_owned() }];
+    ops.extend(config.sysctls.iter().map(|(key, value)| Op::SetSysctl { key: key.clone(), value: value.clone() }));
+    ops.push(Op::SetOomScoreAdj { value: node.clamp_oom_score_adj(PAUSE_OOM_SCORE_ADJ) });
+    ops.push(Op::LeaveHostMounts);
+    ops.push(Op::EmptyRoot { at: layout.pod(id) });
+    if config.ipc == IpcMode::Pod {
+        ops.push(Op::Mount { target: PathBuf::from(POD_SHM), fs: pod_shm() });
+    }
+    ops.extend([
+        Op::ReadOnlyRoot,
+        Op::PivotRoot,
+        Op::ConnectStdio,
+        Op::NoNewPrivileges,
+        Op::Credentials { uid: PAUSE_ID, gid: PAUSE_ID, groups: Vec::new(), capabilities: CapabilitySets::default() },
+        Op::Exec { program: Program::Passed(0), arguments: vec!["pause".into()], environment: Vec::new() },
+    ]);
+    LaunchPlan {
+        namespaces: NewNamespaces { mount: true, net: config.network == NetworkMode::Pod, ipc: config.ipc == IpcMode::Pod, uts: true },
+        // A container may ask for the sandbox's PID namespace whatever the sandbox's own mode is, so there is one to join
+        // unless the pod is in the node's.
+        pid: if config.pid == SandboxPidMode::Node { PidNamespace::Host } else { PidNamespace::New },
+        cgroup,
+        stdio: Stdio::Closed,
+        ops,
+        exit_record: Some(layout.pause_exit(id)),
+    }
+}
+
+fn pod_shm() -> FileSystem {
+    FileSystem {
+        kind: "tmpfs".to_owned(),
+        options: vec![("mode".to_owned(), Some("1777".to_owned())), ("size".to_owned(), Some(SHM_SIZE.to_owned()))],
+        attributes: MountAttributes { no_suid: true, no_dev: true, no_exec: true, ..MountAttributes::default() },
+    }
+}

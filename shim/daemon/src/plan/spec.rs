@@ -1,0 +1,259 @@
+//! The OCI runtime spec of a container (runtime-spec, `config.md` and `config-linux.md`).
+
+use super::sandbox::POD_SHM;
+use super::{ContainerInputs, PlanError, SpecError, capability};
+use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation};
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder,
+};
+use podbox_plan::{ByteString, PidNamespace};
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+/// Hidden from containers: what tells of or reaches the node's hardware and kernel.
+const MASKED: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+];
+/// Not writable for containers.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+pub(super) struct SpecInputs<'a> {
+    pub container: &'a ContainerInputs<'a>,
+    pub arguments: Vec<String>,
+    pub environment: &'a [ByteString],
+    pub working_directory: PathBuf,
+    pub capabilities: u64,
+}
+
+/// The builders fail only where a part without a default was not given.
+fn missing(part: &'static str) -> impl FnOnce(OciSpecError) -> PlanError {
+    move |_| PlanError::Spec(SpecError { part })
+}
+
+pub(super) fn runtime_spec(inputs: &SpecInputs<'_>) -> Result<Spec, PlanError> {
+    let container = inputs.container;
+    let security = &container.config.security;
+    let root = RootBuilder::default().path("rootfs").readonly(security.read_only_root).build().map_err(missing("root"))?;
+    let (masked, read_only) = path_lists(&security.paths, security.privileged);
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces(container)?)
+        .cgroups_path(container.cgroup)
+        .masked_paths(masked)
+        .readonly_paths(read_only)
+        .rootfs_propagation("private");
+    if let Some(resources) = resources(container)? {
+        linux = linux.resources(resources);
+    }
+    let annotations: HashMap<String, String> = container.config.annotations.clone().into_iter().collect();
+    SpecBuilder::default()
+        .version("1.2.1")
+        .root(root)
+        .hostname(container.hostname)
+        .process(process(inputs)?)
+        .mounts(mounts(container)?)
+        .annotations(annotations)
+        .linux(linux.build().map_err(missing("linux"))?)
+        .build()
+        .map_err(missing("spec"))
+}
+
+fn process(inputs: &SpecInputs<'_>) -> Result<Process, PlanError> {
+    let container = inputs.container;
+    let capabilities = capability::names_of(inputs.capabilities);
+    let capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(capabilities.clone())
+        .effective(capabilities.clone())
+        .permitted(capabilities)
+        .inheritable(HashSet::new())
+        .ambient(HashSet::new())
+        .build()
+        .map_err(missing("process.capabilities"))?;
+    let user = UserBuilder::default()
+        .uid(container.user.uid)
+        .gid(container.user.gid)
+        .additional_gids(container.user.groups.clone())
+        .build()
+        .map_err(missing("process.user"))?;
+    let environment: Vec<String> = inputs.environment.iter().map(|variable| String::from_utf8_lossy(&variable.0).into_owned()).collect();
+    ProcessBuilder::default()
+        .terminal(container.config.tty)
+        .user(user)
+        .args(inputs.arguments.clone())
+        .env(environment)
+        .cwd(inputs.working_directory.clone())
+        .capabilities(capabilities)
+        .no_new_privileges(container.config.security.no_new_privileges)
+        .oom_score_adj(container.node.clamp_oom_score_adj(container.config.resources.oom_score_adj))
+        .build()
+        .map_err(missing("process"))
+}
+
+fn path_lists(paths: &PathLists, privileged: bool) -> (Vec<String>, Vec<String>) {
+    let texts = |paths: &[PathBuf]| paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let constants = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
+    match paths {
+        _ if privileged => (Vec::new(), Vec::new()),
+        PathLists::Standard => (constants(&MASKED), constants(&READ_ONLY)),
+        PathLists::Exactly { masked, read_only } => (texts(masked), texts(read_only)),
+    }
+}
+
+fn namespaces(container: &ContainerInputs<'_>) -> Result<Vec<LinuxNamespace>, PlanError> {
+    let of = |pid: i32, name: &str| Some(PathBuf::from(format!("/proc/{pid}/ns/{name}")));
+    let pause = container.pause_pid;
+    let mut namespaces =
+        vec![(LinuxNamespaceType::Mount, None), (LinuxNamespaceType::Cgroup, None), (LinuxNamespaceType::Uts, of(pause, "uts"))];
+    if container.sandbox.network == NetworkMode::Pod {
+        namespaces.push((LinuxNamespaceType::Network, of(pause, "net")));
+    }
+    if container.sandbox.ipc == IpcMode::Pod {
+        namespaces.push((LinuxNamespaceType::Ipc, of(pause, "ipc")));
+    }
+    match container.pid {
+        PidNamespace::New => namespaces.push((LinuxNamespaceType::Pid, None)),
+        PidNamespace::Host => {}
+        PidNamespace::Of(_) => namespaces.push((LinuxNamespaceType::Pid, of(container.target_pid.unwrap_or(pause), "pid"))),
+    }
+    let build = |(typ, path): (LinuxNamespaceType, Option<PathBuf>)| {
+        let builder = LinuxNamespaceBuilder::default().typ(typ);
+        match path {
+            Some(path) => builder.path(path),
+            None => builder,
+        }
+        .build()
+        .map_err(missing("linux.namespaces"))
+    };
+    namespaces.into_iter().map(build).collect()
+}
+
+fn resources(container: &ContainerInputs<'_>) -> Result<Option<LinuxResources>, PlanError> {
+    let asked = &container.config.resources;
+    let memory = (asked.memory_limit_bytes > 0).then_some(asked.memory_limit_bytes);
+    let mut cpu = LinuxCpuBuilder::default();
+    if asked.cpu_shares > 0 {
+        cpu = cpu.shares(asked.cpu_shares);
+    }
+    if asked.cpu_quota_us != 0 {
+        cpu = cpu.quota(asked.cpu_quota_us);
+    }
+    if asked.cpu_period_us > 0 {
+        cpu = cpu.period(asked.cpu_period_us);
+    }
+    if !asked.cpuset_cpus.is_empty() {
+        cpu = cpu.cpus(asked.cpuset_cpus.clone());
+    }
+    if !asked.cpuset_mems.is_empty() {
+        cpu = cpu.mems(asked.cpuset_mems.clone());
+    }
+    let mut resources = LinuxResourcesBuilder::default().cpu(cpu.build().map_err(missing("linux.resources.cpu"))?);
+    if let Some(limit) = memory.and_then(|limit| i64::try_from(limit).ok()) {
+        let mut builder = LinuxMemoryBuilder::default().limit(limit);
+        if asked.memory_swap_limit_bytes != 0 {
+            builder = builder.swap(asked.memory_swap_limit_bytes);
+        }
+        resources = resources.memory(builder.build().map_err(missing("linux.resources.memory"))?);
+    }
+    if let Some(limit) = i64::try_from(asked.pids_limit).ok().filter(|limit| *limit > 0) {
+        resources = resources.pids(LinuxPidsBuilder::default().limit(limit).build().map_err(missing("linux.resources.pids"))?);
+    }
+    resources.build().map(Some).map_err(missing("linux.resources"))
+}
+
+fn mount(destination: &str, typ: &str, source: &Path, options: &[&str]) -> Result<Mount, PlanError> {
+    MountBuilder::default()
+        .destination(destination)
+        .typ(typ)
+        .source(source)
+        .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+        .build()
+        .map_err(missing("mounts"))
+}
+
+/// Where a container finds the pod's shared memory: a tmpfs of pause's mount namespace.
+pub(super) fn pod_shm_source(pause_pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pause_pid}/root{POD_SHM}"))
+}
+
+fn mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> {
+    let mut mounts = kernel_mounts(container)?;
+    mounts.extend(pod_mounts(container)?);
+    let asked: HashSet<&Path> = container.config.mounts.iter().map(|mount| mount.container_path.as_path()).collect();
+    // What the request mounts at the very same place stands for ours.
+    mounts.retain(|mount| !asked.contains(mount.destination().as_path()));
+    // A mount below another must come after it, whatever order they were asked for in.
+    let mut requested: Vec<&MountRequest> = container.config.mounts.iter().collect();
+    requested.sort_by_key(|mount| mount.container_path.components().count());
+    for request in requested {
+        mounts.push(requested_mount(request)?);
+    }
+    Ok(mounts)
+}
+
+fn kernel_mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> {
+    let privileged = container.config.security.privileged;
+    let sealed = ["nosuid", "noexec", "nodev"];
+    let sys: &[&str] = if privileged { &sealed } else { &["nosuid", "noexec", "nodev", "ro"] };
+    let mut mounts = vec![
+        mount("/proc", "proc", Path::new("proc"), &sealed)?,
+        mount("/dev", "tmpfs", Path::new("tmpfs"), &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"])?,
+        mount("/dev/pts", "devpts", Path::new("devpts"), &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"])?,
+        mount("/dev/mqueue", "mqueue", Path::new("mqueue"), &sealed)?,
+        mount("/sys", "sysfs", Path::new("sysfs"), sys)?,
+    ];
+    if container.node.cgroup_v2 {
+        mounts.push(mount("/sys/fs/cgroup", "cgroup2", Path::new("cgroup2"), sys)?);
+    }
+    let (shm, shm_options): (PathBuf, &[&str]) = match container.sandbox.ipc {
+        IpcMode::Pod => (pod_shm_source(container.pause_pid), &["rbind", "rprivate"]),
+        IpcMode::Node => (PathBuf::from("/dev/shm"), &["rbind", "rprivate", "nosuid", "noexec", "nodev"]),
+    };
+    mounts.push(mount("/dev/shm", "bind", &shm, shm_options)?);
+    Ok(mounts)
+}
+
+/// resolv.conf and its kin, the pod's own files.
+fn pod_mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> {
+    let pod = container.layout.pod(container.sandbox_id);
+    let mut options = vec!["bind", "rprivate", "nosuid", "noexec", "nodev"];
+    if container.config.security.read_only_root {
+        options.push("ro");
+    }
+    let file = |name: &str| mount(&format!("/etc/{name}"), "bind", &pod.join(name), &options);
+    ["resolv.conf", "hostname", "hosts"].into_iter().map(file).collect()
+}
+
+fn requested_mount(request: &MountRequest) -> Result<Mount, PlanError> {
+    let mut options = vec!["rbind"];
+    options.push(match request.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    });
+    options.push(match (request.read_only, request.recursive_read_only) {
+        (_, true) => "rro",
+        (true, false) => "ro",
+        (false, false) => "rw",
+    });
+    MountBuilder::default()
+        .destination(request.container_path.clone())
+        .typ("bind")
+        .source(request.host_path.clone())
+        .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+        .build()
+        .map_err(missing("mounts"))
+}

@@ -1,0 +1,149 @@
+//! A container's making, launch and removal: what the driver hands to tasks.
+
+use super::PodError;
+use super::teardown::blocking;
+use crate::chain::Chain;
+use crate::effects::{
+    MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, find_image, image_defaults, make_container_cgroup, node_devices, now_ns,
+    remove_container_cgroup, resolve_user,
+};
+use crate::plan::{ContainerInputs, LaunchInputs, lower, plan_container};
+use crate::request::{ContainerConfig, PidMode};
+use crate::store::{ContainerPhase, ContainerRecord, ImageIdentity, RECORD_VERSION, SandboxRecord, Store};
+use podbox_image::Snapshot;
+use podbox_plan::{ContainerId, Overlay, PidNamespace, ProcessRef};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The PID namespace that a container asks for, with its target found in the pod.
+#[derive(Debug, Clone)]
+pub(super) struct PidChoice {
+    pub namespace: PidNamespace,
+    pub target_pid: Option<i32>,
+}
+
+/// The record that stands before anything of a container does.
+pub(super) fn intent(sandbox: &SandboxRecord, id: ContainerId, config: ContainerConfig) -> ContainerRecord {
+    ContainerRecord {
+        version: RECORD_VERSION,
+        cgroup: SandboxCgroups::new(&sandbox.cgroup).container(&id),
+        id,
+        sandbox_id: sandbox.id.clone(),
+        config,
+        created_at_ns: now_ns(),
+        phase: ContainerPhase::Creating,
+        image: None,
+        plan: None,
+    }
+}
+
+/// Makes a container whose intent is on record; nothing of it is left if that fails.
+pub(super) async fn make_container(
+    node: Arc<Node>,
+    store: Arc<Store>,
+    sandbox: SandboxRecord,
+    intent: ContainerRecord,
+    pid: PidChoice,
+) -> Result<ContainerRecord, PodError> {
+    blocking(move || {
+        store.save_container(&intent)?;
+        make(&node, &sandbox, &intent, &pid).inspect_err(|_| {
+            if let Err(error) = undo_container(&node, &store, &intent) {
+                tracing::error!(container = %intent.id, error = %Chain(&error), "an unfinished container cannot be undone");
+            }
+        })
+    })
+    .await
+}
+
+/// Undoes a container's making, or removes one that has ended, from its record.
+pub(super) fn undo_container(node: &Node, store: &Store, record: &ContainerRecord) -> Result<(), PodError> {
+    remove_container_cgroup(&node.hierarchies, &record.cgroup)?;
+    let removed = node.images.remove_snapshot(record.id.as_str());
+    removed.map_err(|source| PodError::Snapshot { id: record.id.clone(), source })?;
+    store.remove_container_folder(&record.sandbox_id, &record.id)?;
+    store.forget_container(&record.id);
+    Ok(())
+}
+
+fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &PidChoice) -> Result<ContainerRecord, PodError> {
+    let config = &intent.config;
+    check_mount_sources(config)?;
+    let image = find_image(&node.images, &config.image.image)?;
+    let snapshot = node.images.create_snapshot(intent.id.as_str(), &image);
+    let Snapshot { lower_dirs, upper, work } = snapshot.map_err(|source| PodError::Snapshot { id: intent.id.clone(), source })?;
+    let defaults = image_defaults(&image);
+    let user = resolve_user(&config.security, &defaults.user, lower_dirs.clone())?;
+    let devices = match config.security.privileged {
+        true => node_devices().map_err(|source| PodError::MountSource { path: "/dev".into(), source })?,
+        false => Vec::new(),
+    };
+    let plan = plan_container(&ContainerInputs {
+        config,
+        sandbox_id: &sandbox.id,
+        sandbox: &sandbox.config,
+        hostname: &sandbox.hostname,
+        pause_pid: sandbox.pause.as_ref().map_or(0, |pause| pause.pid),
+        pid: &pid.namespace,
+        target_pid: pid.target_pid,
+        image: &defaults,
+        user: &user,
+        cgroup: &intent.cgroup,
+        node_devices: &devices,
+        node: &node.facts,
+        layout: &node.layout,
+    })?;
+    if let Some(folder) = plan.log_path.as_deref().and_then(Path::parent) {
+        std::fs::create_dir_all(folder).map_err(|source| PodError::LogFolder { path: folder.to_owned(), source })?;
+    }
+    make_container_cgroup(&node.hierarchies, &intent.cgroup, &config.resources)?;
+    Ok(ContainerRecord {
+        phase: ContainerPhase::Created,
+        image: Some(ImageIdentity { id: image.id.to_string(), lower_dirs, upper_dir: upper, work_dir: work }),
+        plan: Some(plan),
+        ..intent.clone()
+    })
+}
+
+/// A missing source is told here, where the CRI wants it told, and not when the container starts.
+fn check_mount_sources(config: &ContainerConfig) -> Result<(), PodError> {
+    for mount in &config.mounts {
+        std::fs::metadata(&mount.host_path).map_err(|source| PodError::MountSource { path: mount.host_path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Starts a container's init.
+pub(super) async fn launch_container(
+    node: Arc<Node>,
+    sandbox: SandboxRecord,
+    record: ContainerRecord,
+    link: MonitorLink,
+) -> Result<Started, PodError> {
+    let (Some(plan), Some(image)) = (&record.plan, &record.image) else { return Err(PodError::CutOff) };
+    let launch = lower(&LaunchInputs {
+        plan,
+        sandbox: &sandbox.config,
+        pause_pid: sandbox.pause.as_ref().map_or(0, |pause| pause.pid),
+        cgroup: cgroup_entry(&node.hierarchies, &record.cgroup)?,
+        overlay: Overlay { lower: image.lower_dirs.clone(), upper: image.upper_dir.clone(), work: image.work_dir.clone() },
+        root_at: node.layout.container(&record.sandbox_id, &record.id),
+        exit_record: node.layout.container_exit(&record.sandbox_id, &record.id),
+    })?;
+    let process = ProcessRef::Container(record.id.clone());
+    link.launch(process, launch, Vec::new()).await.map_err(|source| PodError::Start { id: record.id.clone(), source })
+}
+
+/// The PID namespace for a request; `target` finds a running container of the pod by id or its beginning.
+pub(super) fn choose_pid(mode: &PidMode, target: impl FnOnce(&str) -> Option<(ContainerId, i32)>) -> Result<PidChoice, PodError> {
+    let (namespace, target_pid) = match mode {
+        PidMode::Pod => (PidNamespace::Of(ProcessRef::Pause), None),
+        PidMode::Container => (PidNamespace::New, None),
+        PidMode::Node => (PidNamespace::Host, None),
+        PidMode::Target(id) => {
+            let (found, pid) = target(id).ok_or_else(|| PodError::NoTarget { id: id.chars().take(64).collect() })?;
+            (PidNamespace::Of(ProcessRef::Container(found)), Some(pid))
+        }
+    };
+    Ok(PidChoice { namespace, target_pid })
+}

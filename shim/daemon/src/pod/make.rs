@@ -1,0 +1,192 @@
+//! The making of a sandbox, as phases that each consume the one before.
+//!
+//! ```text
+//! Reserved ─► CgroupReady ─► PauseRunning ─► Networked ─► committed
+//!    └────────────┴───────────────┴──────────────┴──► undone
+//! ```
+//!
+//! The record that is written first names everything that will be done: the cgroups that are absent, the addresses, the id from
+//! which link and file names follow. So one undo, from the record alone, fits every phase and a crash in any of them; it is the
+//! same that stops and removes a pod.
+//!
+//! Pause comes before the network: its namespace is born with it, and each end of the veth pair where it belongs.
+
+use super::PodError;
+use super::teardown::{StopOrder, stop_pod};
+use crate::chain::Chain;
+use crate::effects::{
+    MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, link_netns, now_ns, spawn_monitor, write_pod_files,
+};
+use crate::plan::{MONITOR_SOCKET, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
+use crate::request::{NetworkMode, SandboxConfig};
+use crate::store::{PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord, Store};
+use podbox_plan::{CgroupEntry, ProcessRef, SandboxId};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// A sandbox that is ready, and the way to its monitor.
+pub(super) struct MadeSandbox {
+    pub record: SandboxRecord,
+    pub link: MonitorLink,
+    pub events: mpsc::Receiver<MonitorEvent>,
+}
+
+/// Makes a sandbox, or leaves nothing.
+pub(super) async fn make_sandbox(
+    node: &Arc<Node>,
+    store: &Arc<Store>,
+    id: SandboxId,
+    config: SandboxConfig,
+) -> Result<MadeSandbox, PodError> {
+    let reserved = Reserved::begin(node, store, id, config)?;
+    let intent = reserved.record.clone();
+    match reserved.bring_up().await {
+        Ok(made) => Ok(made),
+        Err(error) => {
+            undo(node, store, &intent).await;
+            Err(error)
+        }
+    }
+}
+
+/// Undoes a making that did not end, from its record. What cannot be undone now stays on record, for the next start.
+pub(super) async fn undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) {
+    let stopped = stop_pod(node, record, StopOrder { link: None, containers: Vec::new() }).await;
+    let removed = stopped.and_then(|()| Ok(store.remove_sandbox_folder(&record.id)?));
+    match removed {
+        Ok(()) => store.forget_sandbox(&record.id),
+        Err(error) => tracing::error!(sandbox = %record.id, error = %Chain(&error), "an unfinished sandbox cannot be undone"),
+    }
+}
+
+/// The record stands; nothing was done yet.
+struct Reserved<'a> {
+    node: &'a Arc<Node>,
+    store: &'a Arc<Store>,
+    record: SandboxRecord,
+}
+
+struct CgroupReady<'a> {
+    reserved: Reserved<'a>,
+    pause_cgroup: CgroupEntry,
+}
+
+struct PauseRunning<'a> {
+    reserved: Reserved<'a>,
+    link: MonitorLink,
+    events: mpsc::Receiver<MonitorEvent>,
+    /// Absent in the node's network.
+    netns: Option<OwnedFd>,
+}
+
+struct Networked<'a>(PauseRunning<'a>);
+
+impl<'a> Reserved<'a> {
+    fn begin(node: &'a Arc<Node>, store: &'a Arc<Store>, id: SandboxId, config: SandboxConfig) -> Result<Self, PodError> {
+        let addresses = match config.network {
+            NetworkMode::Pod => Some(node.network.reserve()?),
+            NetworkMode::Node => None,
+        };
+        let cgroup = pod_cgroup(&config, node.config.cgroup.parent.as_str(), &id);
+        let record = SandboxRecord {
+            version: RECORD_VERSION,
+            hostname: sandbox_hostname(&config, &node.facts, &id),
+            created_at_ns: now_ns(),
+            boot_id: node.facts.boot_id.clone(),
+            phase: SandboxPhase::Creating,
+            cgroup_made: None,
+            network_released: false,
+            pause: None,
+            id,
+            config,
+            cgroup,
+            addresses,
+        };
+        let reserved = Self { node, store, record };
+        match reserved.write_down() {
+            Ok(record) => Ok(Self { record, ..reserved }),
+            Err(error) => {
+                if let Some(addresses) = &reserved.record.addresses {
+                    node.network.release(addresses);
+                }
+                // A folder without a record is nothing; the next start would remove it too.
+                let _ = store.remove_sandbox_folder(&reserved.record.id);
+                Err(error)
+            }
+        }
+    }
+
+    fn write_down(&self) -> Result<SandboxRecord, PodError> {
+        let absent = SandboxCgroups::new(&self.record.cgroup).absent(&self.node.hierarchies)?;
+        let record = SandboxRecord { cgroup_made: Some(absent), ..self.record.clone() };
+        self.store.save_sandbox(&record)?;
+        Ok(record)
+    }
+
+    async fn bring_up(self) -> Result<MadeSandbox, PodError> {
+        self.make_cgroups().await?.start_pause().await?.connect().await?.commit()
+    }
+
+    /// The cgroups and the pod's files: both only wait for the kernel, so both are one blocking piece of work.
+    async fn make_cgroups(self) -> Result<CgroupReady<'a>, PodError> {
+        let (node, record) = (self.node.clone(), self.record.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            write_files(&node, &record)?;
+            Ok::<_, PodError>(SandboxCgroups::new(&record.cgroup).make(&node.hierarchies)?)
+        });
+        let pause_cgroup = made.await.map_err(|_| PodError::CutOff)??;
+        Ok(CgroupReady { reserved: self, pause_cgroup })
+    }
+}
+
+fn write_files(node: &Node, record: &SandboxRecord) -> Result<(), PodError> {
+    let failed = |source| PodError::Files { id: record.id.clone(), source };
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let ips: Vec<IpAddr> = record.addresses.iter().flat_map(|addresses| addresses.as_slice()).map(ipnetwork::IpNetwork::ip).collect();
+    let files = plan_files(&record.config, &record.hostname, &ips, &read("/etc/resolv.conf"), &read("/etc/hosts"));
+    write_pod_files(&node.layout.pod(&record.id), &files).map_err(failed)
+}
+
+impl<'a> CgroupReady<'a> {
+    async fn start_pause(self) -> Result<PauseRunning<'a>, PodError> {
+        let Self { mut reserved, pause_cgroup } = self;
+        let (node, id) = (reserved.node, reserved.record.id.clone());
+        let failed = |source| PodError::Monitor { id: id.clone(), source };
+        let folder = node.layout.pod(&id);
+        spawn_monitor(&node.programs, &folder, MONITOR_SOCKET, &id).map_err(failed)?;
+        let (link, events) = connect_monitor(&folder, MONITOR_SOCKET).await.map_err(failed)?;
+        let plan = pause_launch(&reserved.record.config, &node.facts, &node.layout, &id, &reserved.record.hostname, pause_cgroup);
+        let program = node.programs.pause.try_clone().map_err(|source| PodError::Files { id: id.clone(), source })?;
+        let started = link.launch(ProcessRef::Pause, plan, vec![program]).await.map_err(failed)?;
+        reserved.record.pause = Some(PauseRecord { pid: started.pid, started_at_ns: started.started_at_ns, monitor_pid: link.pid });
+        let netns = started.descriptors.into_iter().next().filter(|_| reserved.record.config.network == NetworkMode::Pod);
+        Ok(PauseRunning { reserved, link, events, netns })
+    }
+}
+
+impl<'a> PauseRunning<'a> {
+    async fn connect(mut self) -> Result<Networked<'a>, PodError> {
+        let Reserved { node, record, .. } = &self.reserved;
+        if let (Some(netns), Some(addresses)) = (self.netns.take(), &record.addresses) {
+            node.network.attach(record.id.as_str(), netns, addresses).await?;
+        }
+        if let Some(pause) = record.pause.as_ref().filter(|_| record.config.network == NetworkMode::Pod)
+            && let Err(error) = link_netns(&record.id, pause.pid)
+        {
+            // A convenience for people: a pod is no worse without it.
+            tracing::warn!(sandbox = %record.id, %error, "the network namespace cannot be named");
+        }
+        Ok(Networked(self))
+    }
+}
+
+impl Networked<'_> {
+    fn commit(self) -> Result<MadeSandbox, PodError> {
+        let PauseRunning { reserved, link, events, .. } = self.0;
+        let record = SandboxRecord { phase: SandboxPhase::Ready, ..reserved.record };
+        reserved.store.save_sandbox(&record)?;
+        Ok(MadeSandbox { record, link, events })
+    }
+}

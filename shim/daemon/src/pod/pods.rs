@@ -1,0 +1,210 @@
+//! All pods: which names are taken, and which driver has which pod.
+
+use super::admission::{Admissions, Verdict};
+use super::driver::{Command, Driver, INBOX, Pod, Reply};
+use super::make::make_sandbox;
+use super::{PodError, recover};
+use crate::effects::{ExecOutput, Node};
+use crate::request::{ContainerConfig, SandboxConfig, SandboxMetadata};
+use crate::store::{LookupError, Store};
+use ipnetwork::IpNetwork;
+use podbox_plan::{ContainerId, SandboxId};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+type SandboxReply = oneshot::Sender<Result<SandboxId, Arc<PodError>>>;
+
+#[derive(Default)]
+struct Table {
+    names: Admissions<SandboxMetadata, SandboxConfig, SandboxId, SandboxReply>,
+    drivers: HashMap<SandboxId, mpsc::Sender<Command>>,
+}
+
+/// The node's pods.
+pub struct Pods {
+    node: Arc<Node>,
+    store: Arc<Store>,
+    table: Mutex<Table>,
+}
+
+/// 32 bytes from the kernel.
+pub(super) fn random_id() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        // The pool was ready long before any daemon ran; what can come is a signal.
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+    }
+    bytes
+}
+
+impl Pods {
+    /// Takes over the pods that are on record: reconnects to those that live, ends those that do not, undoes those whose making
+    /// was cut off, and collects what belongs to none.
+    ///
+    /// # Errors
+    /// The records cannot be listed.
+    pub async fn recover(node: Arc<Node>, store: Arc<Store>) -> Result<Arc<Self>, PodError> {
+        let pods = Arc::new(Self { node: node.clone(), store: store.clone(), table: Mutex::default() });
+        for pod in recover::recover(&node, &store).await? {
+            pods.table().names.take(pod.record.config.metadata.clone());
+            pods.drive(pod);
+        }
+        Ok(pods)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a pod a driver.
+    fn drive(self: &Arc<Self>, pod: Pod) {
+        let (commands, inbox) = mpsc::channel(INBOX);
+        let id = pod.record.id.clone();
+        self.table().drivers.insert(id.clone(), commands);
+        let pods = self.clone();
+        tokio::spawn(async move {
+            let record = Driver::run(pods.node.clone(), pods.store.clone(), pod, inbox).await;
+            let mut table = pods.table();
+            table.drivers.remove(&id);
+            table.names.release(&record.config.metadata);
+        });
+    }
+
+    /// Makes a sandbox; the same request coming again while that is under way joins it.
+    ///
+    /// # Errors
+    /// Nothing is left of it.
+    pub async fn run_sandbox(self: &Arc<Self>, config: SandboxConfig) -> Result<SandboxId, PodError> {
+        let (reply, outcome) = oneshot::channel();
+        let metadata = config.metadata.clone();
+        let verdict = self.table().names.admit(metadata.clone(), config.clone(), reply);
+        match verdict {
+            Verdict::Joined => {}
+            Verdict::Refused(_) => {
+                let SandboxMetadata { name, namespace, uid, attempt } = metadata;
+                let name = format!("{namespace}/{name} (uid {uid}, attempt {attempt})");
+                return Err(PodError::NameTaken { object: "sandbox", name });
+            }
+            Verdict::Begin => {
+                let pods = self.clone();
+                // Its own task: a caller that goes away does not cut it off half-way.
+                tokio::spawn(async move { pods.make(metadata, config).await });
+            }
+        }
+        Ok(outcome.await.map_err(|_| PodError::CutOff)??)
+    }
+
+    async fn make(self: Arc<Self>, metadata: SandboxMetadata, config: SandboxConfig) {
+        let id = SandboxId::from_random(random_id());
+        let outcome = match make_sandbox(&self.node, &self.store, id.clone(), config).await {
+            Ok(made) => {
+                self.drive(made.into());
+                Ok(id)
+            }
+            Err(error) => Err(Arc::new(error)),
+        };
+        self.table().names.finish(metadata, outcome);
+    }
+
+    async fn command<T>(&self, id: &SandboxId, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, PodError> {
+        let missing = || PodError::Lookup(LookupError::NotFound { object: "sandbox", id: id.to_string() });
+        let driver = self.table().drivers.get(id).cloned().ok_or_else(missing)?;
+        let (reply, outcome) = oneshot::channel();
+        driver.send(command(reply)).await.map_err(|_| missing())?;
+        // A driver that ends has removed its pod, and whoever still waited for something in it.
+        outcome.await.map_err(|_| missing())?
+    }
+
+    /// New pods get addresses of these subnets from now on, after a restart too.
+    ///
+    /// # Errors
+    /// They are no use, or cannot be written down.
+    pub async fn set_subnets(&self, subnets: &[IpNetwork]) -> Result<(), PodError> {
+        self.node.network.set_subnets(subnets).await?;
+        Ok(self.store.save_subnets(subnets)?)
+    }
+
+    /// Stops a sandbox and all in it; one that is gone is success.
+    ///
+    /// # Errors
+    /// Something does not end. It can be tried again.
+    pub async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), PodError> {
+        absent_is_done(self.command(id, |reply| Command::StopSandbox { reply }).await)
+    }
+
+    /// Removes a sandbox and all in it; one that is gone is success.
+    ///
+    /// # Errors
+    /// Something cannot be removed. It can be tried again.
+    pub async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), PodError> {
+        absent_is_done(self.command(id, |reply| Command::RemoveSandbox { reply }).await)
+    }
+
+    /// Makes a container; the same request coming again while that is under way joins it.
+    ///
+    /// # Errors
+    /// Nothing is left of it.
+    pub async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig) -> Result<ContainerId, PodError> {
+        let missing = || PodError::Lookup(LookupError::NotFound { object: "sandbox", id: sandbox.to_string() });
+        let driver = self.table().drivers.get(sandbox).cloned().ok_or_else(missing)?;
+        let (reply, outcome) = oneshot::channel();
+        driver.send(Command::Create { config: Box::new(config), reply }).await.map_err(|_| missing())?;
+        Ok(outcome.await.map_err(|_| missing())??)
+    }
+
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// The container is `Exited` then, with the reason.
+    pub async fn start_container(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<(), PodError> {
+        self.command(sandbox, |reply| Command::Start { id: id.clone(), reply }).await
+    }
+
+    /// Asks a container to stop and kills it after its grace; one that is gone is success.
+    ///
+    /// # Errors
+    /// It does not even end after a kill.
+    pub async fn stop_container(&self, sandbox: &SandboxId, id: &ContainerId, grace: Duration) -> Result<(), PodError> {
+        absent_is_done(self.command(sandbox, |reply| Command::Stop { id: id.clone(), grace, reply }).await)
+    }
+
+    /// Removes a container, killing it if need be; one that is gone is success.
+    ///
+    /// # Errors
+    /// Something of it cannot be removed. It can be tried again.
+    pub async fn remove_container(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<(), PodError> {
+        absent_is_done(self.command(sandbox, |reply| Command::Remove { id: id.clone(), reply }).await)
+    }
+
+    /// Runs a command in a container to its end.
+    ///
+    /// # Errors
+    /// It could not be started, or took longer than its timeout.
+    pub async fn exec_sync(
+        &self,
+        sandbox: &SandboxId,
+        id: &ContainerId,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, PodError> {
+        self.command(sandbox, |reply| Command::Exec { id: id.clone(), command, timeout, reply }).await
+    }
+
+    /// Opens a container's log anew.
+    ///
+    /// # Errors
+    /// The old file stays in use.
+    pub async fn reopen_log(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<(), PodError> {
+        self.command(sandbox, |reply| Command::ReopenLog { id: id.clone(), reply }).await
+    }
+}
+
+fn absent_is_done(outcome: Result<(), PodError>) -> Result<(), PodError> {
+    match outcome {
+        Err(PodError::Lookup(LookupError::NotFound { .. })) => Ok(()),
+        other => other,
+    }
+}

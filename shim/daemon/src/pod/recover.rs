@@ -1,0 +1,184 @@
+//! What a daemon makes of the pods that are on record when it starts.
+//!
+//! | on record | and in truth | becomes |
+//! |---|---|---|
+//! | sandbox `Creating` | anything | undone: nobody knows its id |
+//! | another boot's | gone with the machine | `NotReady`, containers `Exited` (255, `Unknown`) |
+//! | the monitor answers | runs | as it was; ends of meanwhile from the exit records |
+//! | the monitor is gone | killed | `NotReady`, containers `Exited` by their exit records, or killed |
+//! | container `Creating` | anything | undone |
+//! | container `Starting` | the monitor runs it | `Running`; ended: `Exited`; never heard of: `Created` again |
+//!
+//! Then what belongs to no pod is collected: links on the bridge, layers of containers.
+
+use super::PodError;
+use super::container::undo_container;
+use super::driver::Pod;
+use super::ending::{reason_of, unseen_end};
+use super::make::undo;
+use super::teardown::blocking;
+use crate::chain::Chain;
+use crate::effects::{MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, kill_pod_cgroups, now_ns};
+use crate::plan::MONITOR_SOCKET;
+use crate::store::{ContainerPhase, ContainerRecord, ExitReason, LoadedPod, SandboxPhase, SandboxRecord, Store, read_record};
+use podbox_plan::wire::RunningProcess;
+use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// The exit code of a container whose end nobody saw.
+const UNKNOWN_CODE: i32 = 255;
+/// 128 + SIGKILL
+const KILLED: i32 = 137;
+
+/// Reads the records and brings each pod into a state that is true.
+pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<Pod>, PodError> {
+    store.empty_trash();
+    let (begun, loaded): (Vec<LoadedPod>, Vec<LoadedPod>) =
+        store.load()?.into_iter().partition(|pod| pod.sandbox.phase == SandboxPhase::Creating);
+    // Addresses first: nothing new may get one that a pod on record has.
+    for pod in begun.iter().chain(&loaded) {
+        restore_addresses(node, &pod.sandbox);
+    }
+    for pod in begun {
+        undo(node, store, &pod.sandbox).await;
+    }
+    let mut pods = Vec::new();
+    for pod in loaded {
+        pods.push(recover_pod(node, store, pod).await?);
+    }
+    collect(node, &pods).await;
+    Ok(pods)
+}
+
+fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {
+    let Some(addresses) = sandbox.addresses.as_ref().filter(|_| !sandbox.network_released) else { return };
+    if let Err(error) = node.network.restore(addresses) {
+        tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "two pods on record have the same address");
+    }
+}
+
+/// What is known of the monitor's processes; `None`: it is gone.
+type Monitor = Option<(MonitorLink, mpsc::Receiver<MonitorEvent>, Vec<RunningProcess>)>;
+
+async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Result<Pod, PodError> {
+    let LoadedPod { mut sandbox, containers } = pod;
+    let monitor = find_monitor(node, &sandbox).await;
+    let runs: HashMap<ContainerId, (i32, i64)> = match &monitor {
+        Some((_, _, processes)) => processes.iter().filter_map(as_container).collect(),
+        None => HashMap::new(),
+    };
+    let pause_runs = monitor.iter().any(|(_, _, processes)| processes.iter().any(|process| process.process == ProcessRef::Pause));
+    if monitor.is_none() && sandbox.boot_id == node.facts.boot_id {
+        kill_remains(node, &sandbox, &containers).await;
+    }
+    if sandbox.phase == SandboxPhase::Ready && !pause_runs {
+        sandbox.phase = SandboxPhase::NotReady;
+    }
+    store.save_sandbox(&sandbox)?;
+    let mut recovered = Vec::new();
+    for mut record in containers {
+        if record.phase == ContainerPhase::Creating {
+            undo_container(node, store, &record)?;
+            continue;
+        }
+        record.phase = true_phase(node, &sandbox, &record, runs.get(&record.id), monitor.is_some());
+        store.save_container(&record)?;
+        recovered.push(record);
+    }
+    let (link, events) = match monitor {
+        Some((link, events, _)) => (Some(link), Some(events)),
+        None => (None, None),
+    };
+    Ok(Pod { record: sandbox, link, events, containers: recovered })
+}
+
+fn as_container(process: &RunningProcess) -> Option<(ContainerId, (i32, i64))> {
+    match &process.process {
+        ProcessRef::Container(id) => Some((id.clone(), (process.pid, process.started_at_ns))),
+        ProcessRef::Pause | ProcessRef::Exec(_) => None,
+    }
+}
+
+async fn find_monitor(node: &Node, sandbox: &SandboxRecord) -> Monitor {
+    if sandbox.boot_id != node.facts.boot_id {
+        return None;
+    }
+    let (link, events) = match connect_monitor(&node.layout.pod(&sandbox.id), MONITOR_SOCKET).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            if sandbox.phase == SandboxPhase::Ready {
+                tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "the pod's monitor is gone: the pod is killed");
+            }
+            return None;
+        }
+    };
+    let processes = link.state().await.ok()?;
+    Some((link, events, processes))
+}
+
+/// Whatever the monitor left behind when it went.
+async fn kill_remains(node: &Arc<Node>, sandbox: &SandboxRecord, containers: &[ContainerRecord]) {
+    let mut paths: Vec<String> = containers.iter().map(|record| record.cgroup.clone()).collect();
+    paths.push(SandboxCgroups::new(&sandbox.cgroup).pause());
+    let host = node.clone();
+    if let Err(error) = blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &paths)?)).await {
+        tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "processes of a lost pod remain");
+    }
+}
+
+/// The state that a container is in, by what runs and what stands on disk.
+fn true_phase(
+    node: &Node,
+    sandbox: &SandboxRecord,
+    record: &ContainerRecord,
+    running: Option<&(i32, i64)>,
+    has_monitor: bool,
+) -> ContainerPhase {
+    let started = matches!(record.phase, ContainerPhase::Starting | ContainerPhase::Running { .. });
+    if !started {
+        return record.phase.clone();
+    }
+    if let Some((pid, started_at_ns)) = running {
+        return ContainerPhase::Running { pid: *pid, started_at_ns: *started_at_ns };
+    }
+    match read_record::<ExitRecord>(&node.layout.container_exit(&sandbox.id, &record.id)) {
+        Ok(end) => ContainerPhase::Exited { reason: reason_of(&end), record: end, message: String::new() },
+        // The monitor drops what it was starting for a daemon that is gone.
+        Err(_) if record.phase == ContainerPhase::Starting && has_monitor => ContainerPhase::Created,
+        Err(_) if sandbox.boot_id != node.facts.boot_id => ContainerPhase::Exited {
+            record: unseen_end(UNKNOWN_CODE, now_ns()),
+            reason: ExitReason::Unknown,
+            message: "the machine was started anew".to_owned(),
+        },
+        Err(_) => ContainerPhase::Exited {
+            record: unseen_end(KILLED, now_ns()),
+            reason: ExitReason::Error,
+            message: "the pod's monitor was killed, and its containers with it".to_owned(),
+        },
+    }
+}
+
+/// Collects what belongs to no pod. What cannot be collected is no reason not to serve.
+async fn collect(node: &Arc<Node>, pods: &[Pod]) {
+    let connected: HashSet<&str> = pods.iter().filter(|pod| !pod.record.network_released).map(|pod| pod.record.id.as_str()).collect();
+    match node.network.collect(|id| connected.contains(id)).await {
+        Ok(stale) if stale.is_empty() => {}
+        Ok(stale) => tracing::info!(links = stale.len(), "links of pods that are gone were collected"),
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "the pod network cannot be looked through");
+        }
+    }
+    let known: HashSet<String> = pods.iter().flat_map(|pod| &pod.containers).map(|record| record.id.as_str().to_owned()).collect();
+    let images = node.images.clone();
+    let collected = tokio::task::spawn_blocking(move || {
+        for id in images.snapshots()?.into_iter().filter(|id| !known.contains(id)) {
+            images.remove_snapshot(&id)?;
+        }
+        Ok::<_, podbox_image::Error>(())
+    });
+    if let Ok(Err(error)) = collected.await {
+        tracing::error!(error = %Chain(&error), "layers of containers that are gone cannot be collected");
+    }
+}

@@ -1,0 +1,266 @@
+//! Security contexts, as far as they are honoured; the rest is refused by name.
+
+use super::RequestError;
+use super::common::{absolute_path, bounded_text, enum_value, has_parent_component, kernel_id, shortened};
+use podbox_proto::v1;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The PID namespace a container asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidMode {
+    /// The sandbox's: shared by all that ask for it.
+    Pod,
+    /// Its own.
+    Container,
+    /// The node's.
+    Node,
+    /// That of the container with this id, or unique beginning of one.
+    Target(String),
+}
+
+/// What `supplemental_groups` do to the image's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupsPolicy {
+    /// They add to those of the user in the image's `/etc/group`.
+    Merge,
+    /// They are all there are.
+    Strict,
+}
+
+/// Capabilities by name, without `CAP_` and in capitals; `ALL` is possible.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Added to the default set.
+    pub add: Vec<String>,
+    /// Taken from it, after the adding; `ALL` first empties it.
+    pub drop: Vec<String>,
+}
+
+/// Who the container runs as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserRequest {
+    /// As the image says.
+    FromImage,
+    /// This user, and this group instead of the user's own.
+    Id {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: Option<u32>,
+    },
+    /// The user of this name in the image's `/etc/passwd`.
+    Name {
+        /// The name.
+        name: String,
+        /// Group id instead of the user's own.
+        gid: Option<u32>,
+    },
+}
+
+/// Paths that are hidden or made read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathLists {
+    /// podbox's own: none were named.
+    Standard,
+    /// Exactly these.
+    Exactly {
+        /// Hidden.
+        masked: Vec<PathBuf>,
+        /// Read-only.
+        read_only: Vec<PathBuf>,
+    },
+}
+
+/// `LinuxContainerSecurityContext`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityContext {
+    /// Capabilities.
+    pub capabilities: Capabilities,
+    /// All capabilities, all devices, nothing hidden.
+    pub privileged: bool,
+    /// The PID namespace.
+    pub pid: PidMode,
+    /// The user.
+    pub user: UserRequest,
+    /// The root is not writable.
+    pub read_only_root: bool,
+    /// Further groups.
+    pub supplemental_groups: Vec<u32>,
+    /// And what becomes of the image's.
+    pub groups_policy: GroupsPolicy,
+    /// `execve(2)` gives no privileges.
+    pub no_new_privileges: bool,
+    /// Hidden and read-only paths.
+    pub paths: PathLists,
+}
+
+const FIELD: &str = "config.linux.security_context";
+
+impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
+    type Error = RequestError;
+
+    // The deprecated fields are ones that callers may still send.
+    #[allow(deprecated)]
+    fn try_from(context: v1::LinuxContainerSecurityContext) -> Result<Self, RequestError> {
+        refuse_profiles(
+            FIELD,
+            &Profiles {
+                namespaces: context.namespace_options.as_ref(),
+                selinux: context.selinux_options.as_ref(),
+                seccomp: context.seccomp.as_ref(),
+                seccomp_path: &context.seccomp_profile_path,
+                apparmor: context.apparmor.as_ref(),
+                apparmor_name: &context.apparmor_profile,
+            },
+        )?;
+        let mut groups = Vec::with_capacity(context.supplemental_groups.len());
+        for group in &context.supplemental_groups {
+            groups.push(kernel_id("config.linux.security_context.supplemental_groups", *group)?);
+        }
+        let policy = enum_value("config.linux.security_context.supplemental_groups_policy", context.supplemental_groups_policy)?;
+        Ok(Self {
+            capabilities: capabilities(context.capabilities.clone().unwrap_or_default())?,
+            privileged: context.privileged,
+            pid: pid_mode(context.namespace_options.as_ref())?,
+            user: user(&context)?,
+            read_only_root: context.readonly_rootfs,
+            supplemental_groups: groups,
+            groups_policy: match policy {
+                v1::SupplementalGroupsPolicy::Merge => GroupsPolicy::Merge,
+                v1::SupplementalGroupsPolicy::Strict => GroupsPolicy::Strict,
+            },
+            no_new_privileges: context.no_new_privs,
+            paths: path_lists(&context)?,
+        })
+    }
+}
+
+fn pid_mode(options: Option<&v1::NamespaceOption>) -> Result<PidMode, RequestError> {
+    use v1::NamespaceMode as Mode;
+    const FIELD: &str = "config.linux.security_context.namespace_options";
+    let Some(options) = options else { return Ok(PidMode::Pod) };
+    for (what, number) in [("network", options.network), ("ipc", options.ipc)] {
+        let mode: Mode = enum_value(FIELD, number)?;
+        if !matches!(mode, Mode::Pod | Mode::Node) {
+            return Err(RequestError::invalid(FIELD, format!("{what}: POD or NODE is due")));
+        }
+    }
+    Ok(match enum_value(FIELD, options.pid)? {
+        Mode::Pod => PidMode::Pod,
+        Mode::Container => PidMode::Container,
+        Mode::Node => PidMode::Node,
+        Mode::Target if options.target_id.is_empty() => return Err(RequestError::invalid(FIELD, "pid: TARGET needs a target_id")),
+        Mode::Target => PidMode::Target(bounded_text(FIELD, options.target_id.clone())?),
+    })
+}
+
+fn user(context: &v1::LinuxContainerSecurityContext) -> Result<UserRequest, RequestError> {
+    let uid = match &context.run_as_user {
+        Some(user) => Some(kernel_id("config.linux.security_context.run_as_user", user.value)?),
+        None => None,
+    };
+    let gid = match &context.run_as_group {
+        Some(group) => Some(kernel_id("config.linux.security_context.run_as_group", group.value)?),
+        None => None,
+    };
+    let name = context.run_as_username.as_str();
+    match (uid, name, gid) {
+        (Some(_), name, _) if !name.is_empty() => {
+            Err(RequestError::invalid("config.linux.security_context.run_as_username", "run_as_user is set as well: one is due"))
+        }
+        (Some(uid), _, gid) => Ok(UserRequest::Id { uid, gid }),
+        (None, "", Some(_)) => Err(RequestError::invalid("config.linux.security_context.run_as_group", "a group needs a user")),
+        (None, "", None) => Ok(UserRequest::FromImage),
+        (None, name, gid) => {
+            let name = bounded_text("config.linux.security_context.run_as_username", name.to_owned())?;
+            Ok(UserRequest::Name { name, gid })
+        }
+    }
+}
+
+fn capabilities(capability: v1::Capability) -> Result<Capabilities, RequestError> {
+    if !capability.add_ambient_capabilities.is_empty() {
+        let field = "config.linux.security_context.capabilities.add_ambient_capabilities";
+        return Err(RequestError::unsupported(field, "ambient capabilities are"));
+    }
+    let names = |names: Vec<String>| names.iter().map(|name| normal_capability(name)).collect();
+    Ok(Capabilities { add: names(capability.add_capabilities), drop: names(capability.drop_capabilities) })
+}
+
+/// `cap_net_admin`, `CAP_NET_ADMIN` and `NET_ADMIN` are one. Whether there is such a capability is the planner's to know.
+fn normal_capability(name: &str) -> String {
+    let upper = shortened(name).to_ascii_uppercase();
+    upper.strip_prefix("CAP_").map_or(upper.clone(), str::to_owned)
+}
+
+fn path_lists(context: &v1::LinuxContainerSecurityContext) -> Result<PathLists, RequestError> {
+    if context.masked_paths.is_empty() && context.readonly_paths.is_empty() {
+        return Ok(PathLists::Standard);
+    }
+    let paths = |field: &'static str, texts: &[String]| {
+        texts
+            .iter()
+            .map(|text| {
+                let path = absolute_path(field, text)?;
+                if has_parent_component(&path) {
+                    return Err(RequestError::invalid(field, "a path without `..` is due"));
+                }
+                Ok(path)
+            })
+            .collect::<Result<Vec<PathBuf>, RequestError>>()
+    };
+    Ok(PathLists::Exactly {
+        masked: paths("config.linux.security_context.masked_paths", &context.masked_paths)?,
+        read_only: paths("config.linux.security_context.readonly_paths", &context.readonly_paths)?,
+    })
+}
+
+/// The parts of a security context that have yet to come.
+pub(super) struct Profiles<'a> {
+    pub namespaces: Option<&'a v1::NamespaceOption>,
+    pub selinux: Option<&'a v1::SeLinuxOption>,
+    pub seccomp: Option<&'a v1::SecurityProfile>,
+    pub seccomp_path: &'a str,
+    pub apparmor: Option<&'a v1::SecurityProfile>,
+    pub apparmor_name: &'a str,
+}
+
+/// Confinement that was asked for and is not there must stop the request: running without it would be a lie.
+pub(super) fn refuse_profiles(at: &'static str, profiles: &Profiles<'_>) -> Result<(), RequestError> {
+    use v1::security_profile::ProfileType;
+    let field = |name: &str| format!("{at}.{name}");
+    let confined = |name: &str, profile: Option<&v1::SecurityProfile>| {
+        let Some(profile) = profile else { return Ok(false) };
+        ProfileType::try_from(profile.profile_type)
+            .map(|kind| kind != ProfileType::Unconfined)
+            .map_err(|_| RequestError::invalid(field(name), format!("{} is no profile type", profile.profile_type)))
+    };
+    if confined("seccomp", profiles.seccomp)? {
+        return Err(RequestError::unsupported(field("seccomp"), "seccomp profiles are"));
+    }
+    if !matches!(profiles.seccomp_path, "" | "unconfined") && profiles.seccomp.is_none() {
+        return Err(RequestError::unsupported(field("seccomp_profile_path"), "seccomp profiles are"));
+    }
+    if confined("apparmor", profiles.apparmor)? {
+        return Err(RequestError::unsupported(field("apparmor"), "AppArmor profiles are"));
+    }
+    if !matches!(profiles.apparmor_name, "" | "unconfined") && profiles.apparmor.is_none() {
+        return Err(RequestError::unsupported(field("apparmor_profile"), "AppArmor profiles are"));
+    }
+    if profiles.selinux.is_some_and(|selinux| *selinux != v1::SeLinuxOption::default()) {
+        return Err(RequestError::unsupported(field("selinux_options"), "SELinux labels are"));
+    }
+    match profiles.namespaces.and_then(|namespaces| namespaces.userns_options.as_ref()) {
+        None => Ok(()),
+        Some(user) => match enum_value::<v1::NamespaceMode>("config.linux.security_context.namespace_options", user.mode)? {
+            v1::NamespaceMode::Node if user.uids.is_empty() && user.gids.is_empty() => Ok(()),
+            v1::NamespaceMode::Pod | v1::NamespaceMode::Node => {
+                Err(RequestError::unsupported(field("namespace_options.userns_options"), "user namespaces are"))
+            }
+            v1::NamespaceMode::Container | v1::NamespaceMode::Target => {
+                Err(RequestError::invalid(field("namespace_options.userns_options"), "POD or NODE is due"))
+            }
+        },
+    }
+}

@@ -1,0 +1,154 @@
+//! `podbox serve`: the daemon from its start to its end.
+//!
+//! It dies at any moment without harm: pods live on under their monitors, and the next one takes them over. SIGTERM and
+//! SIGINT end it the same way, only politely: calls under way are answered, pods stay.
+
+mod socket;
+
+use crate::config::{CgroupDriver, Config, ConfigError};
+use crate::cri::{Cri, LogCalls};
+use crate::effects::{Network, Node, Programs, discover_facts};
+use crate::plan::Layout;
+use crate::pod::Pods;
+use crate::store::{Store, read_record};
+use anyhow::Context;
+use ipnetwork::IpNetwork;
+use podbox_cgroup::Hierarchies;
+use podbox_image::{ImageStore, StoreOptions};
+use podbox_proto::FILE_DESCRIPTOR_SET;
+use podbox_proto::v1::image_service_server::ImageServiceServer;
+use podbox_proto::v1::runtime_service_server::RuntimeServiceServer;
+use std::fs::{DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+/// The kubelet's own bound on a message.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Calls that are under way when the daemon is told to go: the rest is cut off, and their callers try again.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Serves until it is told to stop.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    log_to_stderr(&config);
+    refuse_what_is_to_come(&config)?;
+    let _lock = take_directories(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let outcome = runtime.block_on(run(config));
+    // Threads that wait for the kernel are not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn log_to_stderr(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(config.log_level.as_str());
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+}
+
+/// Settings of what has yet to come are refused, not passed over.
+fn refuse_what_is_to_come(config: &Config) -> Result<(), ConfigError> {
+    if config.cgroup.driver == CgroupDriver::Systemd {
+        return Err(ConfigError::NotYet { key: "cgroup.driver", reason: "the systemd driver is not there yet" });
+    }
+    if config.metrics.address.0.is_some() {
+        return Err(ConfigError::NotYet { key: "metrics.address", reason: "metrics are not served yet" });
+    }
+    Ok(())
+}
+
+/// Makes the directories, for root alone, and locks the state: two daemons on one state would each undo the other's pods.
+fn take_directories(config: &Config) -> anyhow::Result<File> {
+    let layout = Layout::new(config.state_dir.as_ref().to_owned());
+    for directory in [config.state_dir.as_ref(), config.root_dir.as_ref(), &layout.pods()] {
+        make_private(directory).with_context(|| format!("make the directory {}", directory.display()))?;
+    }
+    let path = layout.lock();
+    let lock = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    lock.set_permissions(Permissions::from_mode(0o600)).with_context(|| format!("protect {}", path.display()))?;
+    lock.try_lock().with_context(|| format!("another daemon serves {}", config.state_dir.as_ref().display()))?;
+    Ok(lock)
+}
+
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    std::fs::set_permissions(directory, Permissions::from_mode(0o700))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let socket = config.socket.clone();
+    let node = Arc::new(discover(config)?);
+    let store = Arc::new(Store::new(node.layout.clone()));
+    let pods = Pods::recover(node.clone(), store.clone()).await.context("take over the pods on record")?;
+    if let Err(error) = node.network.open().await {
+        tracing::error!(error = %crate::chain::Chain(&error), "the pod network is not ready");
+    }
+    let listener = socket::listen(socket.as_ref()).with_context(|| format!("listen on {}", socket.as_ref().display()))?;
+    tracing::info!(socket = %socket.as_ref().display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let cri = Cri::new(node, store, pods);
+    let stop = async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+        tracing::info!("stopping: pods run on");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    };
+    answer(cri, listener, stop).await
+}
+
+fn discover(config: Config) -> anyhow::Result<Node> {
+    let hierarchies = Hierarchies::discover().context("find the cgroup hierarchies")?;
+    let options = StoreOptions { default_registry: config.image.default_registry.as_str().to_owned(), ..StoreOptions::default() };
+    let layout = Layout::new(config.state_dir.as_ref().to_owned());
+    // What the kubelet said last holds, until it says otherwise.
+    let subnets = read_record::<Vec<IpNetwork>>(&layout.network()).unwrap_or_else(|_| config.network.subnets.clone());
+    Ok(Node {
+        facts: discover_facts(&hierarchies).context("find out about the node")?,
+        images: Arc::new(ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?),
+        network: Network::new(config.network.bridge.as_str(), &subnets).context("network.subnets")?,
+        programs: Programs::load().context("load pause and the monitor")?,
+        hierarchies,
+        layout,
+        config,
+    })
+}
+
+async fn answer(cri: Cri, listener: UnixListener, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<RuntimeServiceServer<Cri>>().await;
+    health.set_serving::<ImageServiceServer<Cri>>().await;
+    let describe = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+    let runtime = RuntimeServiceServer::new(cri.clone());
+    let images = ImageServiceServer::new(cri);
+    let (ask_to_stop, stopping) = tokio::sync::oneshot::channel();
+    let server = Server::builder()
+        .layer(LogCalls)
+        .add_service(runtime.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(images.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(health_service)
+        .add_service(describe().build_v1().context("describe the services")?)
+        .add_service(describe().build_v1alpha().context("describe the services to older clients")?)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            let _ = stopping.await;
+        });
+    let mut server = std::pin::pin!(server);
+    tokio::select! {
+        ended = &mut server => return ended.context("serve"),
+        () = stop => {}
+    }
+    let _ = ask_to_stop.send(());
+    match tokio::time::timeout(GOODBYE, server).await {
+        Ok(ended) => ended.context("serve"),
+        Err(_) => Ok(()),
+    }
+}

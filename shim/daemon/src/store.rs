@@ -1,0 +1,287 @@
+//! What podbox knows of its pods: records on disk, and a snapshot of them in memory for lists and status calls.
+//!
+//! A record is one JSON file an object, written to a temporary name and renamed: a reader, and a daemon after a crash, sees
+//! the one before or the one after. `/run` is boot-scoped, so nothing is synced to disk; a record of another boot is known by its
+//! `boot_id`. A damaged record is moved to `quarantine/` and never stops the daemon.
+//!
+//! Only `pod` writes here. Readers take an [`Arc`] of a record and hold no lock meanwhile.
+
+mod file;
+mod record;
+
+pub use file::{RecordError, read_record, write_record};
+pub use record::{ContainerPhase, ContainerRecord, ExitReason, ImageIdentity, PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord};
+
+use crate::plan::Layout;
+use ipnetwork::IpNetwork;
+use podbox_plan::{ContainerId, SandboxId};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// All records.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    sandboxes: RwLock<BTreeMap<SandboxId, Arc<SandboxRecord>>>,
+    containers: RwLock<BTreeMap<ContainerId, Arc<ContainerRecord>>>,
+}
+
+/// No object, or several, go by an id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// None.
+    #[error("{object} {id:?} is not there")]
+    NotFound {
+        /// "sandbox" or "container".
+        object: &'static str,
+        /// As it was asked for, shortened.
+        id: String,
+    },
+    /// Several.
+    #[error("{object} {id:?} is the beginning of more than one id")]
+    Ambiguous {
+        /// "sandbox" or "container".
+        object: &'static str,
+        /// As it was asked for, shortened.
+        id: String,
+    },
+}
+
+/// One pod as it stands on disk.
+#[derive(Debug)]
+pub struct LoadedPod {
+    /// Its sandbox.
+    pub sandbox: SandboxRecord,
+    /// Its containers.
+    pub containers: Vec<ContainerRecord>,
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    /// An empty store; [`Store::load`] reads what is on disk.
+    #[must_use]
+    pub fn new(layout: Layout) -> Self {
+        Self { layout, sandboxes: RwLock::default(), containers: RwLock::default() }
+    }
+
+    /// Writes a sandbox's record and shows it to readers.
+    ///
+    /// # Errors
+    /// The file cannot be written: readers still see the one before.
+    pub fn save_sandbox(&self, record: &SandboxRecord) -> Result<(), RecordError> {
+        write_record(&self.layout.sandbox_record(&record.id), record)?;
+        write(&self.sandboxes).insert(record.id.clone(), Arc::new(record.clone()));
+        Ok(())
+    }
+
+    /// Writes a container's record and shows it to readers.
+    ///
+    /// # Errors
+    /// The file cannot be written: readers still see the one before.
+    pub fn save_container(&self, record: &ContainerRecord) -> Result<(), RecordError> {
+        write_record(&self.layout.container_record(&record.sandbox_id, &record.id), record)?;
+        write(&self.containers).insert(record.id.clone(), Arc::new(record.clone()));
+        Ok(())
+    }
+
+    /// Shows a sandbox's new state to readers although it could not be written: what the kernel did is true all the same.
+    pub fn show_sandbox(&self, record: &SandboxRecord) {
+        write(&self.sandboxes).insert(record.id.clone(), Arc::new(record.clone()));
+    }
+
+    /// Shows a container's new state to readers although it could not be written.
+    pub fn show_container(&self, record: &ContainerRecord) {
+        write(&self.containers).insert(record.id.clone(), Arc::new(record.clone()));
+    }
+
+    /// Forgets a sandbox. Its folder is removed by whoever tears the pod down.
+    pub fn forget_sandbox(&self, id: &SandboxId) {
+        write(&self.sandboxes).remove(id);
+    }
+
+    /// Forgets a container.
+    pub fn forget_container(&self, id: &ContainerId) {
+        write(&self.containers).remove(id);
+    }
+
+    /// All sandboxes that callers may see: not those whose making has not ended.
+    #[must_use]
+    pub fn sandboxes(&self) -> Vec<Arc<SandboxRecord>> {
+        read(&self.sandboxes).values().filter(|record| record.phase != SandboxPhase::Creating).cloned().collect()
+    }
+
+    /// All containers that callers may see.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Arc<ContainerRecord>> {
+        read(&self.containers).values().filter(|record| record.phase != ContainerPhase::Creating).cloned().collect()
+    }
+
+    /// The sandbox with this id or unique beginning of one.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn sandbox(&self, id: &str) -> Result<Arc<SandboxRecord>, LookupError> {
+        let visible = |record: &Arc<SandboxRecord>| record.phase != SandboxPhase::Creating;
+        lookup(&read(&self.sandboxes), "sandbox", id, SandboxId::as_str, visible)
+    }
+
+    /// The container with this id or unique beginning of one.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerRecord>, LookupError> {
+        let visible = |record: &Arc<ContainerRecord>| record.phase != ContainerPhase::Creating;
+        lookup(&read(&self.containers), "container", id, ContainerId::as_str, visible)
+    }
+
+    /// Reads every pod's records from disk; damaged ones are quarantined. Nothing is shown to readers yet.
+    ///
+    /// # Errors
+    /// The folder of pods cannot be read.
+    pub fn load(&self) -> Result<Vec<LoadedPod>, RecordError> {
+        let mut pods = Vec::new();
+        for (folder, id) in folders(&self.layout.pods())? {
+            let Ok(id) = SandboxId::try_from(id) else {
+                self.quarantine(&folder, "its name is no sandbox id");
+                continue;
+            };
+            match read_record::<SandboxRecord>(&self.layout.sandbox_record(&id)) {
+                Err(error) if error.is_absent() => self.discard(&folder),
+                Ok(sandbox) if sandbox.id == id => {
+                    let containers = self.load_containers(&id)?;
+                    pods.push(LoadedPod { sandbox, containers });
+                }
+                Ok(_) => self.quarantine(&folder, "the record is another sandbox's"),
+                Err(error) => self.quarantine(&folder, &error.to_string()),
+            }
+        }
+        Ok(pods)
+    }
+
+    fn load_containers(&self, sandbox: &SandboxId) -> Result<Vec<ContainerRecord>, RecordError> {
+        let mut containers = Vec::new();
+        for (folder, id) in folders(&self.layout.containers(sandbox))? {
+            let record =
+                ContainerId::try_from(id).ok().map(|id| read_record::<ContainerRecord>(&folder.join("container.json")).map(|r| (id, r)));
+            match record {
+                Some(Ok((id, record))) if record.id == id && record.sandbox_id == *sandbox => containers.push(record),
+                Some(Ok(_)) => self.quarantine(&folder, "the record is another container's"),
+                Some(Err(error)) if error.is_absent() => self.discard(&folder),
+                Some(Err(error)) => self.quarantine(&folder, &error.to_string()),
+                None => self.quarantine(&folder, "its name is no container id"),
+            }
+        }
+        Ok(containers)
+    }
+
+    /// Removes a sandbox's folder with all its records, as one step: a crash leaves all of it or nothing that counts.
+    ///
+    /// # Errors
+    /// The folder cannot be moved away; it stands as it stood.
+    pub fn remove_sandbox_folder(&self, id: &SandboxId) -> Result<(), RecordError> {
+        self.remove_folder(&self.layout.pod(id))
+    }
+
+    /// Removes a container's folder, as one step.
+    ///
+    /// # Errors
+    /// The folder cannot be moved away; it stands as it stood.
+    pub fn remove_container_folder(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<(), RecordError> {
+        self.remove_folder(&self.layout.container(sandbox, id))
+    }
+
+    /// Writes down the subnets that the kubelet set.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_subnets(&self, subnets: &[IpNetwork]) -> Result<(), RecordError> {
+        write_record(&self.layout.network(), &subnets)
+    }
+
+    /// Empties the trash: what a crash kept from being removed there.
+    pub fn empty_trash(&self) {
+        if let Err(error) = std::fs::remove_dir_all(self.layout.trash())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the trash cannot be emptied");
+        }
+    }
+
+    fn remove_folder(&self, folder: &Path) -> Result<(), RecordError> {
+        let trash = self.layout.trash();
+        let failed = |source| RecordError::Write { path: folder.to_owned(), source };
+        std::fs::create_dir_all(&trash).map_err(failed)?;
+        let aside = trash.join(folder.file_name().unwrap_or_default());
+        match std::fs::rename(folder, &aside) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed)?,
+        }
+        std::fs::remove_dir_all(&aside).map_err(failed)
+    }
+
+    /// A folder without a record: its making was cut off before anything was done.
+    fn discard(&self, folder: &Path) {
+        if let Err(error) = self.remove_folder(folder) {
+            tracing::error!(folder = %folder.display(), %error, "an empty folder cannot be removed");
+        }
+    }
+
+    /// Moves what cannot be understood out of the way, whole, for people to look at.
+    fn quarantine(&self, folder: &Path, reason: &str) {
+        let aside = self.layout.quarantine();
+        let name = folder.file_name().unwrap_or_default();
+        let moved = std::fs::create_dir_all(&aside).and_then(|()| {
+            let target = aside.join(name);
+            if target.exists() {
+                std::fs::remove_dir_all(&target)?;
+            }
+            std::fs::rename(folder, target)
+        });
+        match moved {
+            Ok(()) => tracing::error!(folder = %folder.display(), reason, "a damaged record was quarantined"),
+            Err(error) => tracing::error!(folder = %folder.display(), reason, %error, "a damaged record cannot be moved away"),
+        }
+    }
+}
+
+/// The folders in a folder; none if it is not there.
+fn folders(path: &Path) -> Result<Vec<(PathBuf, String)>, RecordError> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(RecordError::Read { path: path.to_owned(), source }),
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|source| RecordError::Read { path: path.to_owned(), source })?;
+        folders.push((entry.path(), entry.file_name().to_string_lossy().into_owned()));
+    }
+    Ok(folders)
+}
+
+fn lookup<I: Ord + Clone, R>(
+    map: &BTreeMap<I, Arc<R>>,
+    object: &'static str,
+    id: &str,
+    text: impl Fn(&I) -> &str,
+    visible: impl Fn(&Arc<R>) -> bool,
+) -> Result<Arc<R>, LookupError> {
+    let shown = || id.chars().take(64).collect();
+    if id.is_empty() {
+        return Err(LookupError::NotFound { object, id: shown() });
+    }
+    let mut found = map.iter().filter(|(key, record)| text(key).starts_with(id) && visible(record)).map(|(_, record)| record);
+    match (found.next(), found.next()) {
+        (None, _) => Err(LookupError::NotFound { object, id: shown() }),
+        (Some(record), None) => Ok(record.clone()),
+        (Some(_), Some(_)) => Err(LookupError::Ambiguous { object, id: shown() }),
+    }
+}

@@ -1,0 +1,86 @@
+//! One record, one file.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Records are some kilobytes; this is where reading stops.
+const RECORD_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// A record cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file or folder cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The content is no such record.
+    #[error("{} holds no such record", path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The file cannot be written.
+    #[error("write {}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl RecordError {
+    /// There is no such file.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// See [`RecordError`]; a file that is not there is `Read` with `NotFound`.
+pub fn read_record<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
+    let failed = |source| RecordError::Read { path: path.to_owned(), source };
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
+    serde_json::from_slice(&text).map_err(|source| RecordError::Content { path: path.to_owned(), source })
+}
+
+/// Writes a record to a temporary name beside its own and renames it. The folder is made if need be.
+///
+/// # Errors
+/// The one before stands where it stood.
+pub fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), RecordError> {
+    let failed = |source| RecordError::Write { path: path.to_owned(), source };
+    let text = serde_json::to_vec(record).map_err(|source| RecordError::Content { path: path.to_owned(), source })?;
+    let temporary = path.with_extension("tmp");
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(&text))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|source| {
+        // Best effort: what is left is overwritten by the next attempt or removed with the folder.
+        let _ = std::fs::remove_file(&temporary);
+        failed(source)
+    })
+}

@@ -1,0 +1,188 @@
+//! OCI image layouts: `index.json`, and blobs below `blobs/sha256/` (OCI image specification, "Image Layout").
+//!
+//! An index that lists several platforms stands for the image of this machine. A descriptor's name is its annotation
+//! `io.containerd.image.name`, else `org.opencontainers.image.ref.name` if that is more than a bare tag.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{ARCHITECTURE, Blob, OS, PlanOptions, PlannedImage, parse, planned_image, read_verified};
+use crate::Error;
+use crate::archive::{Object, Source};
+use crate::digest::Digest;
+use crate::reference::Reference;
+
+const INDEX_DEPTH_MAX: usize = 4;
+const IMAGE_NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+const INDEX_TYPES: [&str; 2] = ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
+const MANIFEST_TYPES: [&str; 2] = ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+const CONFIG_TYPES: [&str; 2] = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+/// Layer media types without compression; `+gzip`, `+zstd`, `.gzip` and `.zstd` may follow. What the compression really
+/// is, the blob's first bytes say.
+const LAYER_TYPES: [&str; 5] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.container.image.rootfs.diff.tar",
+];
+
+#[derive(Deserialize)]
+struct Layout {
+    #[serde(rename = "imageLayoutVersion")]
+    version: String,
+}
+
+/// An index or a manifest; which of the two is decided by what it has.
+#[derive(Deserialize)]
+struct Document {
+    manifests: Option<Vec<Descriptor>>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+}
+
+#[derive(Deserialize, Clone)]
+struct Descriptor {
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
+    digest: Digest,
+    size: u64,
+    platform: Option<Platform>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize, Clone)]
+struct Platform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+}
+
+enum Content {
+    Index(Vec<Descriptor>),
+    Manifest { config: Descriptor, layers: Vec<Descriptor> },
+}
+
+impl Descriptor {
+    fn blob(&self) -> Blob {
+        Blob { digest: self.digest.clone(), size_bytes: self.size }
+    }
+
+    fn object(&self) -> String {
+        format!("blobs/sha256/{}", self.digest.hex())
+    }
+
+    /// Whether it may be for this machine: it says so, or does not say.
+    fn fits(&self) -> bool {
+        self.platform.as_ref().is_none_or(|platform| platform.os == OS && platform.architecture == ARCHITECTURE)
+    }
+
+    fn names(&self, options: &PlanOptions<'_>) -> Result<Vec<Reference>, Error> {
+        let annotation = |key| self.annotations.as_ref().and_then(|all| all.get(key)).filter(|name| !name.is_empty());
+        let name = annotation(IMAGE_NAME).or_else(|| annotation(REF_NAME).filter(|name| name.contains(['/', ':'])));
+        name.map(|name| Reference::parse(name, options.default_registry).map_err(Error::from)).into_iter().collect()
+    }
+}
+
+pub(super) fn plan(source: &Source, index: Object, options: &PlanOptions<'_>) -> Result<Vec<PlannedImage>, Error> {
+    if let Some(layout) = source.object("oci-layout")? {
+        let layout: Layout = parse("oci-layout", &layout.read(options.limits.document_bytes)?)?;
+        if !layout.version.starts_with("1.") {
+            return Err(Error::LayoutVersion { version: layout.version });
+        }
+    }
+    let object = index.name.clone();
+    let bytes = index.read(options.limits.document_bytes)?;
+    let Content::Index(descriptors) = content(&object, &bytes, options)? else {
+        return Err(Error::MediaType { object, media_type: MANIFEST_TYPES[0].to_owned() });
+    };
+    let fitting: Vec<&Descriptor> = descriptors.iter().filter(|descriptor| descriptor.fits()).collect();
+    if fitting.is_empty() {
+        return Err(no_platform(object));
+    }
+    let mut images: Vec<PlannedImage> = Vec::new();
+    for descriptor in fitting {
+        let mut image = image(source, descriptor, options)?;
+        image.names = descriptor.names(options)?;
+        image.target_digest = Some(descriptor.digest.clone());
+        // One image under several names has a descriptor for each.
+        match images.iter_mut().find(|known| known.id == image.id && known.target_digest == image.target_digest) {
+            Some(known) => known.names.append(&mut image.names),
+            None => images.push(image),
+        }
+    }
+    Ok(images)
+}
+
+/// Follows a descriptor, through indexes, to the manifest for this machine.
+fn image(source: &Source, target: &Descriptor, options: &PlanOptions<'_>) -> Result<PlannedImage, Error> {
+    let mut descriptor = target.clone();
+    for _ in 0..INDEX_DEPTH_MAX {
+        let object = descriptor.object();
+        let known = INDEX_TYPES.iter().chain(&MANIFEST_TYPES).any(|known| *known == descriptor.media_type);
+        if !known && !descriptor.media_type.is_empty() {
+            return Err(Error::MediaType { object, media_type: descriptor.media_type });
+        }
+        let bytes = read_verified(source.required(&object)?, &descriptor.blob(), options.limits)?;
+        match content(&object, &bytes, options)? {
+            Content::Index(manifests) => {
+                descriptor = manifests.into_iter().find(Descriptor::fits).ok_or_else(|| no_platform(object))?;
+            }
+            Content::Manifest { config, layers } => {
+                let mut image = manifest_image(source, &config, &layers, options)?;
+                image.manifest_digest = Some(descriptor.digest);
+                return Ok(image);
+            }
+        }
+    }
+    Err(Error::NestedIndex { object: descriptor.object() })
+}
+
+fn manifest_image(source: &Source, config: &Descriptor, layers: &[Descriptor], options: &PlanOptions<'_>) -> Result<PlannedImage, Error> {
+    let object = config.object();
+    if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
+        return Err(Error::MediaType { object, media_type: config.media_type.clone() });
+    }
+    let layers = layers
+        .iter()
+        .map(|layer| {
+            if !is_layer_type(&layer.media_type) {
+                return Err(Error::MediaType { object: layer.object(), media_type: layer.media_type.clone() });
+            }
+            Ok((layer.object(), Some(layer.blob())))
+        })
+        .collect::<Result<_, _>>()?;
+    let bytes = read_verified(source.required(&object)?, &config.blob(), options.limits)?;
+    planned_image(&object, bytes, layers, options.limits)
+}
+
+/// Decides what a document is by its content, refusing one that two readers could take for different things.
+fn content(object: &str, bytes: &[u8], options: &PlanOptions<'_>) -> Result<Content, Error> {
+    let document: Document = parse(object, bytes)?;
+    match (document.manifests, document.config, document.layers) {
+        (Some(manifests), None, None) => {
+            if manifests.len() > options.limits.manifests {
+                return Err(Error::TooManyManifests { object: object.to_owned(), limit: options.limits.manifests });
+            }
+            Ok(Content::Index(manifests))
+        }
+        (None, Some(config), layers) => Ok(Content::Manifest { config, layers: layers.unwrap_or_default() }),
+        (Some(_), _, _) => Err(Error::AmbiguousDocument { object: object.to_owned() }),
+        (None, None, _) => Err(Error::MediaType { object: object.to_owned(), media_type: String::new() }),
+    }
+}
+
+fn is_layer_type(media_type: &str) -> bool {
+    LAYER_TYPES
+        .iter()
+        .any(|base| media_type.strip_prefix(base).is_some_and(|rest| matches!(rest, "" | "+gzip" | "+zstd" | ".gzip" | ".zstd")))
+}
+
+fn no_platform(object: String) -> Error {
+    Error::NoPlatform { object, os: OS, architecture: ARCHITECTURE }
+}

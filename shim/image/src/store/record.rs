@@ -1,0 +1,257 @@
+//! Records: what the store knows about an image, a layer and a snapshot, one versioned JSON file each.
+//!
+//! A file is written beside its place, synced and renamed, so a reader sees the old one or the new one. An image's record
+//! holds the configuration verbatim: its digest must be the image's ID, which shows damage.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::digest::Digest;
+use crate::tree::Usage;
+
+/// Version of all record formats; records of another version are treated as damaged.
+const VERSION: u32 = 1;
+const RECORD_LEN_MAX: u64 = 32 << 20;
+
+/// An image in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// Digest of the image's configuration.
+    pub id: Digest,
+    /// Normalised names with tags, `docker.io/library/busybox:latest`; may be empty.
+    pub repo_tags: Vec<String>,
+    /// Normalised names with digests, `docker.io/library/busybox@sha256:…`; may be empty.
+    pub repo_digests: Vec<String>,
+    /// Digest of the manifest it came from, if the source had one.
+    pub manifest_digest: Option<Digest>,
+    /// Configuration and unpacked layers, in bytes on disk; shared layers count for each image.
+    pub size_bytes: u64,
+    /// Diff IDs, lowest layer first.
+    pub layers: Vec<Digest>,
+    /// What containers of this image inherit.
+    pub config: ImageConfig,
+    /// When the record last gained a name, in nanoseconds since the epoch; the later of two claims to a name counts.
+    pub(crate) named_at_unix_nanos: u64,
+}
+
+/// The part of an image configuration that a runtime acts on (OCI image specification, "Image Configuration").
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// Operating system, in Go's terms.
+    pub os: String,
+    /// Architecture, in Go's terms.
+    pub architecture: String,
+    /// Creation time, RFC 3339, as the builder wrote it.
+    pub created: Option<String>,
+    /// User and group, in any of the forms [`crate::user`] knows.
+    pub user: String,
+    /// Environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// First part of the command line.
+    pub entrypoint: Vec<String>,
+    /// Rest of the command line, or all of it.
+    pub cmd: Vec<String>,
+    /// Working directory; empty means `/`.
+    pub working_dir: String,
+    /// Labels, for reporting only.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that asks the container to stop; empty means the default.
+    pub stop_signal: String,
+    /// Directories the image declares as volumes.
+    pub volumes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ConfigDocument {
+    #[serde(default, deserialize_with = "null_as_default")]
+    os: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    architecture: String,
+    #[serde(default)]
+    created: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    config: ProcessDocument,
+    rootfs: RootFsDocument,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ProcessDocument {
+    #[serde(deserialize_with = "null_as_default")]
+    user: String,
+    #[serde(deserialize_with = "null_as_default")]
+    env: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    entrypoint: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    cmd: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    working_dir: String,
+    #[serde(deserialize_with = "null_as_default")]
+    labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_as_default")]
+    stop_signal: String,
+    #[serde(deserialize_with = "null_as_default")]
+    volumes: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct RootFsDocument {
+    #[serde(default, deserialize_with = "null_as_default")]
+    diff_ids: Vec<Digest>,
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl ImageConfig {
+    /// Parses an image configuration into what a runtime needs and the layers' diff IDs, lowest first.
+    pub(crate) fn parse(json: &[u8]) -> Result<(Self, Vec<Digest>), serde_json::Error> {
+        let document: ConfigDocument = serde_json::from_slice(json)?;
+        let process = document.config;
+        let config = Self {
+            os: document.os,
+            architecture: document.architecture,
+            created: document.created,
+            user: process.user,
+            env: process.env,
+            entrypoint: process.entrypoint,
+            cmd: process.cmd,
+            working_dir: process.working_dir,
+            labels: process.labels,
+            stop_signal: process.stop_signal,
+            volumes: process.volumes.into_keys().collect(),
+        };
+        Ok((config, document.rootfs.diff_ids))
+    }
+}
+
+/// The file behind an [`ImageRecord`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct ImageFile {
+    version: u32,
+    pub(super) id: Digest,
+    pub(super) repo_tags: Vec<String>,
+    pub(super) repo_digests: Vec<String>,
+    pub(super) manifest_digest: Option<Digest>,
+    pub(super) size_bytes: u64,
+    pub(super) named_at_unix_nanos: u64,
+    /// The configuration as it came.
+    pub(super) config: String,
+}
+
+impl ImageFile {
+    pub(super) fn new(record: &ImageRecord, config: String) -> Self {
+        Self {
+            version: VERSION,
+            id: record.id.clone(),
+            repo_tags: record.repo_tags.clone(),
+            repo_digests: record.repo_digests.clone(),
+            manifest_digest: record.manifest_digest.clone(),
+            size_bytes: record.size_bytes,
+            named_at_unix_nanos: record.named_at_unix_nanos,
+            config,
+        }
+    }
+
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        let file: Self = read_json(path)?;
+        if file.version != VERSION || Digest::of(file.config.as_bytes()) != file.id {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is not what it says it is"));
+        }
+        Ok(file)
+    }
+
+    pub(super) fn record(self) -> io::Result<ImageRecord> {
+        let (config, layers) = ImageConfig::parse(self.config.as_bytes())?;
+        Ok(ImageRecord {
+            id: self.id,
+            repo_tags: self.repo_tags,
+            repo_digests: self.repo_digests,
+            manifest_digest: self.manifest_digest,
+            size_bytes: self.size_bytes,
+            layers,
+            config,
+            named_at_unix_nanos: self.named_at_unix_nanos,
+        })
+    }
+}
+
+/// What is known about an unpacked layer, beside its tree.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct LayerFile {
+    version: u32,
+    pub(super) diff_id: Digest,
+    pub(super) usage: Usage,
+    /// The layer says how the root directory looks.
+    pub(super) has_root_entry: bool,
+    /// The layer hides all layers below it.
+    pub(super) has_opaque_root: bool,
+}
+
+impl LayerFile {
+    pub(super) fn new(diff_id: Digest, usage: Usage, has_root_entry: bool, has_opaque_root: bool) -> Self {
+        Self { version: VERSION, diff_id, usage, has_root_entry, has_opaque_root }
+    }
+
+    pub(super) fn read(path: &Path, diff_id: &Digest) -> io::Result<Self> {
+        let file: Self = read_json(path)?;
+        if file.version != VERSION || file.diff_id != *diff_id {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is not what it says it is"));
+        }
+        Ok(file)
+    }
+}
+
+/// Which layers a container's snapshot stands on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SnapshotFile {
+    version: u32,
+    pub(super) image: Digest,
+    /// Diff IDs, lowest layer first.
+    pub(super) layers: Vec<Digest>,
+}
+
+impl SnapshotFile {
+    pub(super) fn new(image: Digest, layers: Vec<Digest>) -> Self {
+        Self { version: VERSION, image, layers }
+    }
+
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        let file: Self = read_json(path)?;
+        if file.version != VERSION {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a snapshot record of another version"));
+        }
+        Ok(file)
+    }
+}
+
+/// Writes a record into a directory that is itself renamed into place later; it needs no care of its own.
+pub(super) fn write_json(path: &Path, record: &impl Serialize) -> io::Result<()> {
+    File::options().write(true).create_new(true).open(path)?.write_all(&serde_json::to_vec(record)?)
+}
+
+/// Replaces a record for good: old or new, never half, also after a power failure. `staging` is on the same file system.
+pub(super) fn replace_json(path: &Path, staging: &Path, record: &impl Serialize) -> io::Result<()> {
+    let mut file = File::options().write(true).create(true).truncate(true).open(staging)?;
+    file.write_all(&serde_json::to_vec(record)?)?;
+    file.sync_all()?;
+    std::fs::rename(staging, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    if std::fs::metadata(path)?.len() > RECORD_LEN_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}

@@ -1,0 +1,167 @@
+//! Snapshots: a container's own upper and work directory on top of an image's layers.
+//!
+//! A snapshot appears whole, by a rename, and disappears the same way; what is renamed away is removed afterwards. Its
+//! record keeps the layers it stands on from being collected when the image is removed. Nothing is mounted here: the
+//! container's overlay exists only in its own mount namespace.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::lock::{LAYERS, Lock, TMP};
+use super::record::{ImageRecord, SnapshotFile, write_json};
+use super::{EMPTY, ImageStore, SNAPSHOT_RECORD, UPPER, WORK};
+use crate::Error;
+use crate::digest::Digest;
+use crate::tree;
+
+const CONTAINER_ID_LEN_MAX: usize = 200;
+
+/// The directories of a container's overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Lower directories, top-most first; never empty.
+    pub lower_dirs: Vec<PathBuf>,
+    /// The upper directory, where the container's changes go.
+    pub upper: PathBuf,
+    /// overlayfs's work directory, on the same file system as `upper`.
+    pub work: PathBuf,
+}
+
+impl ImageStore {
+    /// Makes the snapshot of a new container. If the container has one of this image already, that one is returned.
+    ///
+    /// # Errors
+    /// [`Error::MissingLayer`] if the image was removed meanwhile; [`Error::SnapshotExists`] if the container has a
+    /// snapshot of another image.
+    pub fn create_snapshot(&self, container_id: &str, image: &ImageRecord) -> Result<Snapshot, Error> {
+        let place = self.snapshot_dir(container_id)?;
+        let _tmp = Lock::shared(self.root(), TMP)?;
+        let _layers = Lock::shared(self.root(), LAYERS)?;
+        let (lower_dirs, root_like) = self.lower_dirs(&image.id, &image.layers)?;
+        let failed = |source| Error::CreateSnapshot { container_id: container_id.to_owned(), source };
+        let record = SnapshotFile::new(image.id.clone(), image.layers.clone());
+        let staging = self.make_tmp("snapshot").map_err(failed)?;
+        let result =
+            fill(&staging, &record, &root_like).and_then(|()| Ok(renameat_with(CWD, &staging, CWD, &place, RenameFlags::NOREPLACE)?));
+        if let Err(error) = result {
+            self.discard_tmp(&staging);
+            if error.raw_os_error() != Some(Errno::EXIST.raw_os_error()) {
+                return Err(failed(error));
+            }
+            let there = SnapshotFile::read(&place.join(SNAPSHOT_RECORD)).map_err(failed)?;
+            if there.image != image.id {
+                return Err(Error::SnapshotExists { container_id: container_id.to_owned() });
+            }
+        }
+        Ok(Snapshot { lower_dirs, upper: place.join(UPPER), work: place.join(WORK) })
+    }
+
+    /// The snapshot that a container has, whether or not its image still exists.
+    ///
+    /// # Errors
+    /// If its record cannot be read, or [`Error::MissingLayer`] if a layer it stands on is damaged.
+    pub fn snapshot(&self, container_id: &str) -> Result<Option<Snapshot>, Error> {
+        let place = self.snapshot_dir(container_id)?;
+        let record = match SnapshotFile::read(&place.join(SNAPSHOT_RECORD)) {
+            Ok(record) => record,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::ReadSnapshot { container_id: container_id.to_owned(), source }),
+        };
+        let (lower_dirs, _) = self.lower_dirs(&record.image, &record.layers)?;
+        Ok(Some(Snapshot { lower_dirs, upper: place.join(UPPER), work: place.join(WORK) }))
+    }
+
+    /// Removes a container's snapshot; its absence is success. Layers that nothing else uses any more go with it.
+    ///
+    /// # Errors
+    /// If something in it cannot be removed, for instance because it is still mounted. The container has no snapshot then
+    /// either; what is left is collected when the store is opened next.
+    pub fn remove_snapshot(&self, container_id: &str) -> Result<(), Error> {
+        let place = self.snapshot_dir(container_id)?;
+        let failed = |source| Error::RemoveSnapshot { container_id: container_id.to_owned(), source };
+        let record = SnapshotFile::read(&place.join(SNAPSHOT_RECORD));
+        let tmp = Lock::shared(self.root(), TMP)?;
+        let Some(moved) = self.move_to_tmp(&place).map_err(failed)? else {
+            return Ok(());
+        };
+        let removed = self.remove_tmp(&moved).map_err(failed);
+        drop(tmp);
+        let still_used = match &record {
+            Ok(record) => self.is_image(&record.image)?,
+            Err(_) => false,
+        };
+        if !still_used || self.is_collection_due() {
+            self.collect_layers()?;
+        }
+        removed
+    }
+
+    /// The IDs of all containers that have a snapshot.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn snapshots(&self) -> Result<Vec<String>, Error> {
+        let path = self.containers_dir();
+        let list = || -> io::Result<Vec<String>> {
+            let mut ids = Vec::new();
+            for entry in std::fs::read_dir(&path)? {
+                ids.extend(entry?.file_name().into_string());
+            }
+            Ok(ids)
+        };
+        list().map_err(|source| Error::ListSnapshots { path: path.clone(), source })
+    }
+
+    /// The image's layers as lower directories, and the directory whose owner and mode the root takes.
+    fn lower_dirs(&self, image: &Digest, layers: &[Digest]) -> Result<(Vec<PathBuf>, PathBuf), Error> {
+        let mut lower_dirs = Vec::with_capacity(layers.len().max(1));
+        let mut root_like = None;
+        for diff_id in layers.iter().rev() {
+            let record = self.layer_record(diff_id).map_err(|_| Error::MissingLayer { image: image.clone(), diff_id: diff_id.clone() })?;
+            let directory = self.layer_dir(diff_id).join(UPPER);
+            if record.has_root_entry {
+                root_like.get_or_insert_with(|| directory.clone());
+            }
+            // A layer listed twice would make overlayfs refuse the mount, and adds nothing.
+            if !lower_dirs.contains(&directory) {
+                lower_dirs.push(directory);
+            }
+            if record.has_opaque_root {
+                break;
+            }
+        }
+        if lower_dirs.is_empty() {
+            lower_dirs.push(self.root().join(EMPTY));
+        }
+        let root_like = root_like.unwrap_or_else(|| lower_dirs[0].clone());
+        Ok((lower_dirs, root_like))
+    }
+
+    pub(super) fn snapshot_dir(&self, container_id: &str) -> Result<PathBuf, Error> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let valid =
+            (1..=CONTAINER_ID_LEN_MAX).contains(&container_id.len()) && container_id.bytes().all(plain) && !container_id.starts_with('.');
+        if !valid {
+            return Err(Error::ContainerId { container_id: container_id.to_owned() });
+        }
+        Ok(self.containers_dir().join(container_id))
+    }
+}
+
+/// Makes what is in a snapshot. The upper directory is what the container sees as `/`, so it looks like the image's.
+fn fill(staging: &Path, record: &SnapshotFile, root_like: &Path) -> io::Result<()> {
+    write_json(&staging.join(SNAPSHOT_RECORD), record)?;
+    let upper = staging.join(UPPER);
+    std::fs::create_dir(&upper)?;
+    std::fs::create_dir(staging.join(WORK))?;
+    let like = std::fs::symlink_metadata(root_like)?;
+    let upper = tree::open_directory(&upper)?;
+    std::os::unix::fs::fchown(upper.as_fd(), Some(like.uid()), Some(like.gid()))?;
+    let mode = rustix::fs::Mode::from_raw_mode(like.permissions().mode() & 0o7777);
+    Ok(rustix::fs::fchmod(&upper, mode)?)
+}

@@ -1,0 +1,188 @@
+//! The newborn: what a process does between `clone3(2)` and `execve(2)`.
+//!
+//! It is a copy of the monitor with one thread, holding copies of the monitor's descriptors, all of them close-on-exec. It never
+//! returns into the monitor's code: it becomes its program, or tells through the status pipe which step failed and ends.
+//!
+//! The host's file system is in sight until `PivotRoot`; from there on nothing of the host is looked up, and no file of the
+//! container's `/proc` is written.
+
+mod credentials;
+mod dev;
+mod error;
+mod exec;
+mod mask;
+mod mount;
+mod namespaces;
+mod root;
+mod streams;
+mod target;
+mod workdir;
+
+pub use error::errno_text;
+
+use crate::launch::ChildStreams;
+use crate::process::Running;
+use error::OpError;
+use podbox_plan::wire::LaunchFailure;
+use podbox_plan::{LaunchPlan, Op, ProcessRef, Slot};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What a newborn is made from.
+pub struct Birth<'a> {
+    /// What it is to do.
+    pub plan: &'a LaunchPlan,
+    /// Its ends of the standard streams.
+    pub streams: ChildStreams,
+    /// Those of the launch message.
+    pub descriptors: Vec<OwnedFd>,
+    /// Where it says how it goes.
+    pub status: OwnedFd,
+    /// Processes whose namespaces can be joined.
+    pub running: &'a [Running],
+    /// The `oom_score_adj` to start with, if the monitor's is not it.
+    pub oom_score_adj: Option<&'a str>,
+}
+
+/// A newborn at work.
+struct Newborn<'a> {
+    birth: Birth<'a>,
+    /// Detached mounts that wait to be attached.
+    mounts: BTreeMap<Slot, OwnedFd>,
+    /// The root of the container's file system, once there is one.
+    root: Option<OwnedFd>,
+    /// The mount that hides directories, once there is one.
+    empty_directory: Option<OwnedFd>,
+}
+
+/// Carries out the plan. Only the child of a `clone3` comes here, and it does not come back.
+pub fn be_born(birth: Birth<'_>) -> ! {
+    let mut newborn = Newborn { birth, mounts: BTreeMap::new(), root: None, empty_directory: None };
+    let failure = newborn.live();
+    newborn.report(&failure);
+    std::process::exit(1)
+}
+
+impl<'a> Newborn<'a> {
+    /// Gives why it did not become its program.
+    fn live(&mut self) -> LaunchFailure {
+        if let Err(failure) = self.settle() {
+            return failure;
+        }
+        let plan: &'a LaunchPlan = self.birth.plan;
+        for op in &plan.ops {
+            if let Err(error) = self.carry_out(op) {
+                return failed(op, &error);
+            }
+        }
+        failed(&"execute a program", &OpError::NothingExecuted)
+    }
+
+    /// What every newborn does first: it stops being the monitor.
+    fn settle(&mut self) -> Result<(), LaunchFailure> {
+        podbox_sys::reset_signals().map_err(|error| failed(&"reset the signals", &error.into()))?;
+        rustix::process::setsid().map_err(|errno| failed(&"make a session", &errno.into()))?;
+        if let Some(value) = self.birth.oom_score_adj {
+            namespaces::set_oom_score_adj(value.trim()).map_err(|errno| failed(&"reset oom_score_adj", &errno.into()))?;
+        }
+        for directory in &self.birth.plan.cgroup.v1 {
+            let step = format!("join the cgroup {}", directory.display());
+            namespaces::join_cgroup(directory).map_err(|errno| failed(&step, &errno.into()))?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, op: &Op) -> Result<(), OpError> {
+        match op {
+            Op::Join { of, mount, net, ipc, uts, cgroup } => self.join(of, &namespaces::kinds(*mount, *net, *ipc, *uts, *cgroup)),
+            Op::NewCgroupNamespace => namespaces::new_cgroup_namespace(),
+            Op::SetHostname { name } => Ok(rustix::system::sethostname(name.as_bytes())?),
+            Op::SetSysctl { key, value } => namespaces::set_sysctl(key, value),
+            Op::SetOomScoreAdj { value } => Ok(namespaces::set_oom_score_adj(&value.to_string())?),
+            Op::OpenBind(source) => self.keep_mount(source.slot, mount::open_bind(source)?),
+            Op::OpenFromPause { slot, path } => {
+                let mount = mount::open_in(self.pidfd(&ProcessRef::Pause)?, path)?;
+                self.keep_mount(*slot, mount)
+            }
+            Op::LeaveHostMounts => mount::leave_host_mounts(),
+            Op::OverlayRoot { overlay, at, attributes } => self.set_root(root::overlay(overlay, at, attributes)?),
+            Op::EmptyRoot { at } => self.set_root(root::empty(at)?),
+            Op::Mount { target, fs } => mount::mount_fresh(self.new_root()?, target, fs),
+            Op::Attach { slot, target, kind } => {
+                let mount = self.mounts.remove(slot).ok_or(OpError::EmptySlot(*slot))?;
+                mount::attach(self.new_root()?, &mount, target, *kind)
+            }
+            Op::MakeNode(node) => dev::make_node(self.new_root()?, node),
+            Op::Mask { target } => self.mask(target),
+            Op::ReadOnlyPath { target } => mask::make_read_only(self.new_root()?, target),
+            Op::ReadOnlyRoot => mask::make_root_read_only(self.new_root()?),
+            Op::PivotRoot => self.pivot_root(),
+            Op::ConnectStdio => self.connect_stdio(),
+            Op::WorkingDirectory { path, create } => workdir::enter(self.root_or_slash()?, path, *create),
+            Op::NoNewPrivileges => Ok(rustix::thread::set_no_new_privs(true)?),
+            Op::Credentials { uid, gid, groups, capabilities } => credentials::become_user(*uid, *gid, groups, capabilities),
+            Op::Exec { program, arguments, environment } => self.execute(program, arguments, environment),
+        }
+    }
+
+    fn keep_mount(&mut self, slot: Slot, mount: OwnedFd) -> Result<(), OpError> {
+        match self.mounts.insert(slot, mount) {
+            None => Ok(()),
+            Some(_) => Err(OpError::SlotTaken(slot)),
+        }
+    }
+
+    fn set_root(&mut self, root: OwnedFd) -> Result<(), OpError> {
+        self.root = Some(root);
+        Ok(())
+    }
+
+    /// Where the container's file system is put together.
+    fn new_root(&self) -> Result<BorrowedFd<'_>, OpError> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or(OpError::NoRoot)
+    }
+
+    /// The root that the program will see: the new one, or that of the mount namespace it is in.
+    fn root_or_slash(&mut self) -> Result<BorrowedFd<'_>, Errno> {
+        if self.root.is_none() {
+            self.root = Some(rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?);
+        }
+        self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::NOENT)
+    }
+
+    fn pidfd(&self, of: &ProcessRef) -> Result<BorrowedFd<'a>, OpError> {
+        let running: &'a [Running] = self.birth.running;
+        let process = running.iter().find(|running| running.process == *of);
+        process.map(|running| running.pidfd.as_fd()).ok_or_else(|| OpError::NotRunning(of.clone()))
+    }
+
+    fn descriptor(&self, slot: Slot) -> Result<BorrowedFd<'_>, OpError> {
+        let at = usize::try_from(slot).map_err(|_| OpError::NoDescriptor(slot))?;
+        self.birth.descriptors.get(at).map(AsFd::as_fd).ok_or(OpError::NoDescriptor(slot))
+    }
+
+    fn report(&self, failure: &LaunchFailure) {
+        // A monitor that is gone hears nothing, and the end of this process is all that is left to do.
+        if let Ok(text) = serde_json::to_vec(failure) {
+            let _ = rustix::io::write(&self.birth.status, &text);
+        }
+    }
+}
+
+/// Steps and reasons are for people; a path of a megabyte would be none.
+const TEXT_BYTES_MAX: usize = 2048;
+
+fn failed(step: &dyn fmt::Display, error: &OpError) -> LaunchFailure {
+    LaunchFailure { step: shortened(step.to_string()), errno: error.errno().raw_os_error(), reason: shortened(error.to_string()) }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,222 @@
+//! The loop: one wait for everything, and who has to do with what happened.
+
+use crate::connection::Connection;
+use crate::launch::{Pending, Progress};
+use crate::output::{Output, Scratch};
+use crate::poll::{Poll, Token, Watched};
+use crate::process::Running;
+use crate::startup::Prepared;
+use podbox_plan::ProcessRef;
+use podbox_plan::wire::{Event, MonitorMessage, Reply, ReplyBody};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Bytes of a `signalfd_siginfo`; SIGCHLD, the only signal watched for, is pending once at most.
+const SIGNAL_BYTES: usize = 128;
+/// How long, and for how much more, output of an ended process is read that others still hold open.
+const HELD_OUTPUT_TIME: Duration = Duration::from_secs(1);
+const HELD_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+
+/// All that the monitor has.
+pub struct Monitor {
+    pub(crate) poll: Poll,
+    pub(crate) own_pid_namespace: OwnedFd,
+    pub(crate) inherited_oom_score_adj: Option<String>,
+    pub(crate) connection: Option<Connection>,
+    pub(crate) pending: Vec<Pending>,
+    pub(crate) running: Vec<Running>,
+    /// Set when the daemon has ended the monitor.
+    pub(crate) is_over: bool,
+    listener: Watched,
+    signals: Watched,
+    held: Vec<HeldOutput>,
+    scratch: Scratch,
+    connections: u64,
+}
+
+/// Output of an ended process whose writing end somebody else still has.
+struct HeldOutput {
+    output: Output,
+    until: Instant,
+    bytes_left: usize,
+}
+
+impl Monitor {
+    /// Watches the listening socket and the children.
+    pub fn new(prepared: Prepared) -> Result<Self, Errno> {
+        let mut poll = Poll::new()?;
+        let listener = poll.watch(prepared.listener)?;
+        let signals = poll.watch(prepared.signals)?;
+        Ok(Self {
+            poll,
+            own_pid_namespace: prepared.own_pid_namespace,
+            inherited_oom_score_adj: prepared.inherited_oom_score_adj,
+            connection: None,
+            pending: Vec::new(),
+            running: Vec::new(),
+            is_over: false,
+            listener,
+            signals,
+            held: Vec::new(),
+            scratch: Scratch::new(),
+            connections: 0,
+        })
+    }
+
+    /// Serves until the daemon ends the monitor.
+    pub fn run(mut self) -> ExitCode {
+        let mut ready = Vec::new();
+        while !self.is_over {
+            if self.poll.wait(&mut ready, self.time_left()).is_err() {
+                return ExitCode::FAILURE;
+            }
+            for &token in &ready {
+                self.handle(token);
+            }
+            self.let_go_of_held_output();
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// A token whose watch has ended within the same round is nobody's.
+    fn handle(&mut self, token: Token) {
+        if token == self.signals.token() {
+            self.reap();
+        } else if token == self.listener.token() {
+            self.accept();
+        } else if self.connection.as_ref().is_some_and(|connection| connection.token() == token) {
+            self.serve();
+        } else if let Some(at) = self.pending.iter().position(|pending| pending.has_status(token)) {
+            self.advance(at);
+        } else {
+            self.read_output(token);
+        }
+    }
+
+    /// A new connection takes the place of the old.
+    fn accept(&mut self) {
+        self.connections += 1;
+        if let Some(connection) = Connection::accept(&self.listener, &mut self.poll, self.connections) {
+            self.drop_connection();
+            self.connection = Some(connection);
+        }
+    }
+
+    /// Forgets the daemon. Launches that it asked for and that have not come to anything are ended: whoever connects next starts
+    /// them anew, under the same names.
+    pub(crate) fn drop_connection(&mut self) {
+        if self.connection.take().is_some() {
+            for pending in self.pending.iter_mut().filter(|pending| pending.asker.is_some()) {
+                pending.asker = None;
+                pending.kill();
+            }
+        }
+    }
+
+    fn advance(&mut self, at: usize) {
+        // One that failed stays until it is reaped, and is answered for then.
+        if self.pending[at].read_status() == Progress::Executed && self.pending[at].asker.is_some() {
+            let pending = self.pending.swap_remove(at);
+            self.launched(pending);
+        }
+    }
+
+    fn launched(&mut self, pending: Pending) {
+        let asker = pending.asker;
+        let running = pending.into_running(&mut self.poll);
+        let descriptor = if running.process == ProcessRef::Pause { network_namespace(running.pid) } else { None };
+        let body = ReplyBody::Launched { pid: running.pid.as_raw_nonzero().get(), started_at_ns: running.started_at_ns };
+        self.running.push(running);
+        if let Some(asker) = asker {
+            self.reply_to(asker.connection, asker.request, body, descriptor);
+        }
+    }
+
+    fn reap(&mut self) {
+        // What it says does not matter: one signal may stand for many, and all are asked after.
+        let _ = rustix::io::read(&self.signals, &mut [0; SIGNAL_BYTES]);
+        // A child that a tracer holds cannot be reaped yet; its signal comes again.
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            self.reaped(pid, status);
+        }
+    }
+
+    /// Processes that nobody knows are orphans of the pod, which end here.
+    fn reaped(&mut self, pid: Pid, status: WaitStatus) {
+        if let Some(at) = self.pending.iter().position(|pending| pending.pid == pid) {
+            let mut pending = self.pending.swap_remove(at);
+            let executed = pending.read_status() == Progress::Executed;
+            match (pending.asker, executed) {
+                (Some(_), true) => self.launched(pending),
+                (Some(asker), false) => {
+                    let failure = pending.into_failure(status);
+                    self.reply_to(asker.connection, asker.request, ReplyBody::LaunchFailed(failure), None);
+                }
+                (None, _) => {}
+            }
+        }
+        if let Some(at) = self.running.iter().position(|running| running.pid == pid) {
+            let mut running = self.running.swap_remove(at);
+            let record = running.end(status, &mut self.scratch);
+            self.send(MonitorMessage::Event(Event::Exited { process: running.process, record }), None);
+            if !running.output.is_over() {
+                let until = Instant::now() + HELD_OUTPUT_TIME;
+                self.held.push(HeldOutput { output: running.output, until, bytes_left: HELD_OUTPUT_BYTES_MAX });
+            }
+        }
+    }
+
+    fn read_output(&mut self, token: Token) {
+        let pending = self.pending.iter_mut().map(|pending| &mut pending.output);
+        let mut alive = pending.chain(self.running.iter_mut().map(|running| &mut running.output));
+        if let Some(output) = alive.find(|output| output.has(token)) {
+            output.read_ready(token, &mut self.scratch);
+        } else if let Some(held) = self.held.iter_mut().find(|held| held.output.has(token)) {
+            let bytes = held.output.read_ready(token, &mut self.scratch);
+            held.bytes_left = held.bytes_left.saturating_sub(bytes);
+        }
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        self.held.iter().map(|held| held.until).min().map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    fn let_go_of_held_output(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for held in &mut self.held {
+            if held.until <= now || held.bytes_left == 0 {
+                held.output.close(&mut self.scratch);
+            }
+        }
+        self.held.retain(|held| !held.output.is_over());
+    }
+
+    /// Answers a request, if who asked is still there.
+    pub(crate) fn reply_to(&mut self, connection: u64, request: u64, body: ReplyBody, descriptor: Option<OwnedFd>) {
+        if self.connection.as_ref().is_some_and(|current| current.number == connection) {
+            self.send(MonitorMessage::Reply(Reply { id: request, body }), descriptor);
+        }
+    }
+
+    /// Sends to the daemon, if one is there and has said hello; one that cannot be sent to is let go.
+    fn send(&mut self, message: MonitorMessage, descriptor: Option<OwnedFd>) {
+        if let Some(connection) = self.connection.as_mut().filter(|connection| connection.version.is_some())
+            && connection.send(message, descriptor).is_err()
+        {
+            self.drop_connection();
+        }
+    }
+}
+
+/// The network namespace of a process that is not reaped.
+fn network_namespace(pid: Pid) -> Option<OwnedFd> {
+    let path = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}

@@ -1,0 +1,224 @@
+//! The parent's part of a launch.
+//!
+//! ```text
+//! begin ── clone3 ──► Pending ──[status pipe: the mark, then its end]──► Started ──► process::Running
+//!                        └──────[status pipe: a failure, or its end without a mark]──► Failed, once reaped
+//! ```
+//!
+//! The child carries the mark out right before `execve(2)`, which closes the pipe. Nothing here waits for the child: one that hangs in
+//! a mount stays pending while everything else goes on, until it is killed.
+
+mod streams;
+
+pub use streams::{ChildStreams, open_streams};
+
+use crate::child::{self, Birth};
+use crate::clock;
+use crate::log::{Log, StreamName};
+use crate::output::Output;
+use crate::poll::{Poll, Watched};
+use crate::process::{AtEnd, Running};
+use podbox_plan::wire::LaunchFailure;
+use podbox_plan::{LaunchPlan, PidNamespace, ProcessRef, Stdio};
+use podbox_sys::{CloneArguments, CloneFlags, Cloned, clone3, send_signal};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, WaitStatus};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
+use std::os::fd::{AsFd, OwnedFd};
+
+const SIGKILL: i32 = 9;
+/// What a newborn says right before it executes its program; no failure's JSON begins with it.
+pub const ABOUT_TO_EXECUTE: u8 = b'!';
+/// More than any failure is long.
+const STATUS_BYTES_MAX: usize = 16 * 1024;
+
+/// Who asked for a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// [`Connection::number`](crate::connection::Connection::number)
+    pub connection: u64,
+    /// The request's.
+    pub request: u64,
+}
+
+/// A newborn that has not executed its program yet.
+pub struct Pending {
+    /// What the daemon calls it.
+    pub process: ProcessRef,
+    /// Its id in the monitor's PID namespace.
+    pub pid: Pid,
+    /// `None` once the asker is gone: then the newborn is killed, and its name is free.
+    pub asker: Option<Asker>,
+    /// Its streams.
+    pub output: Output,
+    pidfd: OwnedFd,
+    at_end: AtEnd,
+    status: Option<Watched>,
+    said: Vec<u8>,
+    terminal: Option<OwnedFd>,
+}
+
+/// What the status pipe tells so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It is not over.
+    Open,
+    /// The program was executed.
+    Executed,
+    /// The newborn has failed or was killed; it is to be reaped.
+    Failed,
+}
+
+/// What a launch needs of the monitor.
+pub struct Launcher<'a> {
+    /// For the child's pipes.
+    pub poll: &'a mut Poll,
+    /// Where the monitor comes back to.
+    pub own_pid_namespace: &'a OwnedFd,
+    /// See [`Prepared`](crate::startup::Prepared).
+    pub inherited_oom_score_adj: Option<&'a str>,
+    /// Processes whose namespaces can be joined.
+    pub running: &'a [Running],
+}
+
+impl Launcher<'_> {
+    /// Makes the newborn. On a failure nothing is left.
+    pub fn begin(self, asker: Asker, process: ProcessRef, plan: &LaunchPlan, descriptors: Vec<OwnedFd>) -> Result<Pending, LaunchFailure> {
+        let log = open_log(&plan.stdio)?;
+        let (for_child, for_monitor) = open_streams(&plan.stdio).map_err(at("make the standard streams"))?;
+        let mut output = Output::new(log, for_monitor.stdin);
+        for (source, name) in [(for_monitor.stdout, StreamName::Stdout), (for_monitor.stderr, StreamName::Stderr)] {
+            if let Some(source) = source {
+                output.add_stream(self.poll, source, name, false).map_err(at("watch the standard streams"))?;
+            }
+        }
+        let (status, childs_status) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(at("make the status pipe"))?;
+        rustix::io::ioctl_fionbio(&status, true).map_err(at("make the status pipe"))?;
+        let status = self.poll.watch(status).map_err(at("watch the status pipe"))?;
+        let at_end = AtEnd::of(plan);
+        let birth = Birth {
+            plan,
+            streams: for_child,
+            descriptors,
+            status: childs_status,
+            running: self.running,
+            oom_score_adj: self.inherited_oom_score_adj,
+        };
+        let (pid, pidfd) = self.clone(plan, birth)?;
+        let terminal = for_monitor.terminal;
+        Ok(Pending { process, pid, asker: Some(asker), output, pidfd, at_end, status: Some(status), said: Vec::new(), terminal })
+    }
+
+    /// Clones in the right PID namespace and cgroup. The parent's copies of what is the child's alone are closed with `birth`.
+    fn clone(&self, plan: &LaunchPlan, birth: Birth<'_>) -> Result<(Pid, OwnedFd), LaunchFailure> {
+        let cgroup = plan
+            .cgroup
+            .unified
+            .as_ref()
+            .map(|path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
+            .transpose()
+            .map_err(at("open the cgroup"))?;
+        let arguments = CloneArguments { flags: clone_flags(plan), cgroup: cgroup.as_ref().map(AsFd::as_fd) };
+        if let PidNamespace::Of(owner) = &plan.pid {
+            let failed = |errno| failure(format!("enter the PID namespace of {owner}"), errno);
+            let owner = self.running.iter().find(|running| running.process == *owner).ok_or_else(|| failed(Errno::SRCH))?;
+            move_into_thread_name_spaces(owner.pidfd.as_fd(), ThreadNameSpaceType::PROCESS_ID).map_err(failed)?;
+        }
+        let cloned = match clone3(arguments) {
+            Ok(Cloned::Child) => child::be_born(birth),
+            Ok(Cloned::Parent { pid, pidfd }) => Ok((pid, pidfd)),
+            Err(error) => Err(failure("make the process".to_owned(), error.errno())),
+        };
+        if let PidNamespace::Of(_) = &plan.pid {
+            move_into_link_name_space(self.own_pid_namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))
+                .expect("a process may always have children in its own PID namespace");
+        }
+        cloned
+    }
+}
+
+impl Pending {
+    /// Whether a watch is the status pipe's.
+    pub fn has_status(&self, token: crate::poll::Token) -> bool {
+        self.status.as_ref().is_some_and(|status| status.token() == token)
+    }
+
+    /// Takes what the newborn has said so far.
+    pub fn read_status(&mut self) -> Progress {
+        while let Some(status) = &self.status {
+            let mut bytes = [0; 512];
+            match rustix::io::read(status, &mut bytes) {
+                Ok(0) => self.status = None,
+                Ok(count) if self.said.len() + count <= STATUS_BYTES_MAX => self.said.extend_from_slice(&bytes[..count]),
+                Err(Errno::AGAIN | Errno::INTR) => return Progress::Open,
+                Ok(_) | Err(_) => self.status = None,
+            }
+        }
+        if self.said == [ABOUT_TO_EXECUTE] { Progress::Executed } else { Progress::Failed }
+    }
+
+    /// Ends the newborn.
+    pub fn kill(&self) {
+        // One that has ended is only waiting to be reaped.
+        let _ = send_signal(&self.pidfd, SIGKILL);
+    }
+
+    /// The program runs: the newborn is a process now.
+    pub fn into_running(mut self, poll: &mut Poll) -> Running {
+        if let Some(channel) = self.terminal.take()
+            && let Some(master) = streams::take_terminal(&channel)
+        {
+            // Out of memory for the watch, the terminal's output is lost and the process gets a hangup.
+            let _ = self.output.add_stream(poll, master, StreamName::Stdout, true);
+        }
+        Running {
+            process: self.process,
+            pid: self.pid,
+            pidfd: self.pidfd,
+            started_at_ns: clock::now_ns(),
+            output: self.output,
+            at_end: self.at_end,
+        }
+    }
+
+    /// Why nothing runs, of a newborn that is reaped.
+    pub fn into_failure(self, status: WaitStatus) -> LaunchFailure {
+        let said = self.said.strip_prefix(&[ABOUT_TO_EXECUTE]).unwrap_or(&self.said);
+        serde_json::from_slice(said).unwrap_or_else(|_| LaunchFailure {
+            step: "start the process".to_owned(),
+            errno: 0,
+            reason: match status.terminating_signal() {
+                Some(signal) => format!("it was killed by signal {signal} before it became its program"),
+                None => format!("it ended with {} before it became its program", status.exit_status().unwrap_or(0)),
+            },
+        })
+    }
+}
+
+fn clone_flags(plan: &LaunchPlan) -> CloneFlags {
+    [
+        (plan.namespaces.mount, CloneFlags::NEW_MOUNT),
+        (plan.namespaces.net, CloneFlags::NEW_NET),
+        (plan.namespaces.ipc, CloneFlags::NEW_IPC),
+        (plan.namespaces.uts, CloneFlags::NEW_UTS),
+        (plan.pid == PidNamespace::New, CloneFlags::NEW_PID),
+    ]
+    .into_iter()
+    .filter(|(wanted, _)| *wanted)
+    .fold(CloneFlags::EMPTY, |flags, (_, flag)| flags | flag)
+}
+
+fn open_log(stdio: &Stdio) -> Result<Option<Log>, LaunchFailure> {
+    let (Stdio::Piped { log: Some(target), .. } | Stdio::Terminal { log: Some(target) }) = stdio else { return Ok(None) };
+    Log::open(&target.path).map(Some).map_err(|errno| failure(format!("open the log {}", target.path.display()), errno))
+}
+
+fn at(step: &'static str) -> impl Fn(Errno) -> LaunchFailure {
+    move |errno| failure(step.to_owned(), errno)
+}
+
+fn failure(step: String, errno: Errno) -> LaunchFailure {
+    LaunchFailure { step, errno: errno.raw_os_error(), reason: child::errno_text(errno) }
+}

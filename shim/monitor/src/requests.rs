@@ -1,0 +1,131 @@
+//! What the daemon asks, and what it is answered.
+
+use crate::connection::ConnectionError;
+use crate::event_loop::Monitor;
+use crate::launch::{Asker, Launcher};
+use podbox_plan::wire::{Received, ReplyBody, Request, RequestBody, RunningProcess, VERSION_MAX, VERSION_MIN};
+use podbox_plan::{ContainerId, LaunchPlan, Op, ProcessRef};
+use podbox_sys::{send_signal, send_signal_to_group};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+
+/// The largest signal number of Linux.
+const SIGNAL_MAX: i32 = 64;
+
+impl Monitor {
+    /// Takes one request. A daemon that breaks the protocol is let go, and nothing else is touched.
+    pub(crate) fn serve(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        let number = connection.number;
+        match connection.flush().and_then(|()| connection.receive()) {
+            Ok(None) => {}
+            Ok(Some(Received { message, descriptors })) => self.answer(number, message, descriptors),
+            Err(ConnectionError::Wire(_) | ConnectionError::QueueFull | ConnectionError::Watch(_)) => self.drop_connection(),
+        }
+    }
+
+    fn answer(&mut self, connection: u64, request: Request, descriptors: Vec<OwnedFd>) {
+        let greeted = self.connection.as_ref().is_some_and(|connection| connection.version.is_some());
+        let body = match request.body {
+            RequestBody::Hello { version_min, version_max } => self.greet(version_min, version_max),
+            _ if !greeted => None,
+            RequestBody::Launch { process, plan } => {
+                match self.launch(Asker { connection, request: request.id }, process, &plan, descriptors) {
+                    // Answered when the newborn has come to something.
+                    None => return,
+                    answer => answer,
+                }
+            }
+            RequestBody::Signal { process, signal, group } => Some(self.signal(&process, signal, group)),
+            RequestBody::ReopenLog { container } => Some(self.reopen_log(&container)),
+            RequestBody::State => Some(self.state()),
+            RequestBody::Shutdown => Some(self.shut_down()),
+        };
+        match body {
+            Some(body) => self.reply_to(connection, request.id, body, None),
+            None => self.drop_connection(),
+        }
+    }
+
+    fn greet(&mut self, version_min: u32, version_max: u32) -> Option<ReplyBody> {
+        let version = version_max.min(VERSION_MAX);
+        if version < version_min.max(VERSION_MIN) {
+            return None;
+        }
+        self.connection.as_mut()?.version = Some(version);
+        Some(ReplyBody::Hello { version, monitor_pid: rustix::process::getpid().as_raw_nonzero().get() })
+    }
+
+    fn launch(&mut self, asker: Asker, process: ProcessRef, plan: &LaunchPlan, descriptors: Vec<OwnedFd>) -> Option<ReplyBody> {
+        let is_running = self.running.iter().any(|running| running.process == process);
+        if is_running || self.pending.iter().any(|pending| pending.process == process && pending.asker.is_some()) {
+            return Some(refused(format!("{process} is there already")));
+        }
+        if !matches!(plan.ops.last(), Some(Op::Exec { .. })) {
+            return Some(refused(format!("the plan of {process} executes nothing")));
+        }
+        let launcher = Launcher {
+            poll: &mut self.poll,
+            own_pid_namespace: &self.own_pid_namespace,
+            inherited_oom_score_adj: self.inherited_oom_score_adj.as_deref(),
+            running: &self.running,
+        };
+        match launcher.begin(asker, process, plan, descriptors) {
+            Ok(pending) => {
+                self.pending.push(pending);
+                None
+            }
+            Err(failure) => Some(ReplyBody::LaunchFailed(failure)),
+        }
+    }
+
+    fn signal(&mut self, process: &ProcessRef, signal: i32, group: bool) -> ReplyBody {
+        if !(0..=SIGNAL_MAX).contains(&signal) {
+            return refused(format!("{signal} is no signal"));
+        }
+        if let Some(pending) = self.pending.iter().find(|pending| pending.process == *process && pending.asker.is_some()) {
+            // It is no program yet that could handle one; 0 only asks.
+            if signal != 0 {
+                pending.kill();
+            }
+            return ReplyBody::Done;
+        }
+        let Some(running) = self.running.iter().find(|running| running.process == *process) else { return ReplyBody::NotRunning };
+        let sent = if group { send_signal_to_group(running.pid, signal) } else { send_signal(&running.pidfd, signal) };
+        match sent {
+            Ok(()) => ReplyBody::Done,
+            Err(error) if error.errno() == Errno::SRCH => ReplyBody::NotRunning,
+            Err(error) => refused(format!("signal {signal} to {process}: {}", error.errno())),
+        }
+    }
+
+    fn reopen_log(&mut self, container: &ContainerId) -> ReplyBody {
+        let process = ProcessRef::Container(container.clone());
+        let Some(running) = self.running.iter_mut().find(|running| running.process == process) else { return ReplyBody::NotRunning };
+        match running.output.log.as_mut().map_or(Ok(()), |log| log.reopen()) {
+            Ok(()) => ReplyBody::Done,
+            Err(errno) => refused(format!("reopen the log of {process}: {errno}")),
+        }
+    }
+
+    fn state(&self) -> ReplyBody {
+        let processes = self.running.iter().map(|running| RunningProcess {
+            process: running.process.clone(),
+            pid: running.pid.as_raw_nonzero().get(),
+            started_at_ns: running.started_at_ns,
+        });
+        ReplyBody::State { processes: processes.collect() }
+    }
+
+    fn shut_down(&mut self) -> ReplyBody {
+        if !self.running.is_empty() || !self.pending.is_empty() {
+            return refused(format!("{} processes are there", self.running.len() + self.pending.len()));
+        }
+        self.is_over = true;
+        ReplyBody::Done
+    }
+}
+
+fn refused(reason: String) -> ReplyBody {
+    ReplyBody::Refused { reason }
+}

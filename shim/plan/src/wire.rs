@@ -1,0 +1,161 @@
+//! The daemon–monitor protocol: messages over one `SOCK_SEQPACKET` socket a pod.
+//!
+//! One packet is one message: a JSON object, with descriptors as `SCM_RIGHTS`. A message of more than [`PACKET_BYTES_MAX`]
+//! travels in a sealed memfd, the last descriptor of a packet whose body is the word `memfd`; nothing above
+//! [`MESSAGE_BYTES_MAX`] or with more than [`DESCRIPTORS_MAX`] descriptors is sent or taken.
+//!
+//! The daemon speaks first: [`RequestBody::Hello`] with the versions it can speak; the monitor answers with the one it
+//! chose or closes. Unknown fields are passed over, so that versions can add to messages. Each request gets exactly one
+//! [`Reply`], in any order; [`Event`]s come in between. An event is a hint: what it tells also stands on disk.
+
+mod transport;
+
+pub use transport::{Received, WireError, receive, send};
+
+use crate::{ContainerId, ExitRecord, LaunchPlan, ProcessRef};
+use serde::{Deserialize, Serialize};
+
+/// The oldest version of the protocol that this code speaks.
+pub const VERSION_MIN: u32 = 1;
+/// The newest version of the protocol that this code speaks.
+pub const VERSION_MAX: u32 = 1;
+/// The largest body that is sent within a packet.
+pub const PACKET_BYTES_MAX: usize = 32 * 1024;
+/// The largest message at all.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The most descriptors that come with one message, the memfd of a large one not counted.
+pub const DESCRIPTORS_MAX: usize = 8;
+
+/// From the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Comes back in the [`Reply`].
+    pub id: u64,
+    /// What is asked.
+    pub body: RequestBody,
+}
+
+/// What the daemon asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// The first message of every connection.
+    Hello {
+        /// Oldest version spoken.
+        version_min: u32,
+        /// Newest version spoken.
+        version_max: u32,
+    },
+    /// Start a process; descriptors for `Stdio::Passed` and `Program::Passed` come with the message.
+    Launch {
+        /// What it is called from now on.
+        process: ProcessRef,
+        /// How it is born.
+        plan: Box<LaunchPlan>,
+    },
+    /// Send a signal to a process. One that is gone is [`ReplyBody::NotRunning`].
+    Signal {
+        /// Whom.
+        process: ProcessRef,
+        /// The signal's number.
+        signal: i32,
+        /// Its whole process group as well: an exec that timed out.
+        group: bool,
+    },
+    /// Close the container's log file and open it anew. On an error the old one stays in use and no new file is left behind.
+    ReopenLog {
+        /// Whose.
+        container: ContainerId,
+    },
+    /// List the processes that run.
+    State,
+    /// End the monitor, once nothing runs any more; refused before.
+    Shutdown,
+}
+
+/// From the monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MonitorMessage {
+    /// The answer to one request.
+    Reply(Reply),
+    /// Something happened.
+    Event(Event),
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The request's.
+    pub id: u64,
+    /// The answer.
+    pub body: ReplyBody,
+}
+
+/// What the monitor answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplyBody {
+    /// To `Hello`.
+    Hello {
+        /// The version spoken from now on.
+        version: u32,
+        /// The monitor's process id in the host's PID namespace.
+        monitor_pid: i32,
+    },
+    /// To `Launch`: the program runs. For pause, its network namespace comes as a descriptor.
+    Launched {
+        /// Process id in the host's PID namespace.
+        pid: i32,
+        /// When: nanoseconds since the Unix epoch.
+        started_at_ns: i64,
+    },
+    /// To `Launch`: nothing runs and nothing of it is left.
+    LaunchFailed(LaunchFailure),
+    /// Done: to `Signal`, `ReopenLog`, `Shutdown`.
+    Done,
+    /// To `Signal` and `ReopenLog`: there is no such process (any more).
+    NotRunning,
+    /// To `State`: what runs now.
+    State {
+        /// In no order.
+        processes: Vec<RunningProcess>,
+    },
+    /// The request could not be done.
+    Refused {
+        /// What was wrong, for people.
+        reason: String,
+    },
+}
+
+/// Why a launch failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{step}: {reason}")]
+pub struct LaunchFailure {
+    /// The step: an [`Op`](crate::Op)'s description, or one of the monitor's own.
+    pub step: String,
+    /// The error number, 0 where the kernel gave none.
+    pub errno: i32,
+    /// The error in words.
+    pub reason: String,
+}
+
+/// A process that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningProcess {
+    /// What it is called.
+    pub process: ProcessRef,
+    /// Process id in the host's PID namespace.
+    pub pid: i32,
+    /// When it was started: nanoseconds since the Unix epoch.
+    pub started_at_ns: i64,
+}
+
+/// Something the monitor saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A process ended; its record, if it has one, is on disk already.
+    Exited {
+        /// Which.
+        process: ProcessRef,
+        /// How.
+        record: ExitRecord,
+    },
+}

@@ -1,0 +1,16 @@
+//! System calls that neither rustix nor nix wraps, and all of podbox's unsafe code but the pause program's.
+//!
+//! Every function here is safe to call: what the kernel asks of memory and descriptors is kept by the types of the arguments, and
+//! what it asks of the process is checked. Nothing here knows pods, plans or cgroups.
+
+mod clone;
+mod descriptors;
+mod error;
+mod mount;
+mod signal;
+
+pub use clone::{CloneArguments, CloneFlags, Cloned, clone3};
+pub use descriptors::{close_from, close_on_exec_from};
+pub use error::SysError;
+pub use mount::{MountChange, Propagation, mount_setattr};
+pub use signal::{ignore_signal, reset_signals, send_signal, send_signal_to_group};

@@ -1,0 +1,68 @@
+//! `mount_setattr(2)`.
+
+use crate::SysError;
+use crate::error::checked;
+use rustix::mount::MountAttrFlags;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// What a mount passes on and takes (`mount_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// `MS_PRIVATE`
+    Private,
+    /// `MS_SLAVE`
+    Slave,
+    /// `MS_SHARED`
+    Shared,
+}
+
+/// What changes of a mount; the default changes nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct MountChange {
+    /// Attributes that are set.
+    pub set: MountAttrFlags,
+    /// Attributes that are cleared first. To set an access time mode, clear `MOUNT_ATTR__ATIME`.
+    pub clear: MountAttrFlags,
+    /// The new propagation; `None` leaves it.
+    pub propagation: Option<Propagation>,
+    /// All mounts below as well (`AT_RECURSIVE`).
+    pub recursive: bool,
+}
+
+impl Default for MountChange {
+    fn default() -> Self {
+        Self { set: MountAttrFlags::empty(), clear: MountAttrFlags::empty(), propagation: None, recursive: false }
+    }
+}
+
+/// Changes the mount whose root `mount` is open on (an `O_PATH` descriptor, or one of `fsmount(2)` or `open_tree(2)`).
+///
+/// # Errors
+/// What `mount_setattr(2)` says.
+pub fn mount_setattr(mount: impl AsFd, change: &MountChange) -> Result<(), SysError> {
+    let attributes = libc::mount_attr {
+        attr_set: change.set.bits().into(),
+        attr_clr: change.clear.bits().into(),
+        propagation: match change.propagation {
+            None => 0,
+            Some(Propagation::Private) => libc::MS_PRIVATE,
+            Some(Propagation::Slave) => libc::MS_SLAVE,
+            Some(Propagation::Shared) => libc::MS_SHARED,
+        },
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a static NUL-terminated string, the structure is this function's and has the size that is given, the
+    // descriptor is borrowed for the call; the kernel only reads.
+    checked("mount_setattr", unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    })?;
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! `clone3` and signals, each promise in a process of one thread.
+
+use podbox_sys::{CloneArguments, CloneFlags, Cloned, SysError, clone3, ignore_signal, reset_signals, send_signal, send_signal_to_group};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
+use std::os::fd::{AsFd, OwnedFd};
+
+fn main() {
+    a_child_goes_on_from_here_and_is_waited_for();
+    a_child_can_be_pid_1_of_new_namespaces();
+    a_child_is_born_in_the_cgroup();
+    the_pidfd_is_closed_on_exec_and_signals_go_through_it();
+    real_time_signals_and_groups_are_reached();
+    reset_undoes_what_was_ignored();
+    a_process_of_two_threads_is_refused();
+    println!("7 promises kept");
+}
+
+/// Runs `act` in a child; its result is the child's exit status.
+fn child(arguments: CloneArguments<'_>, act: impl FnOnce() -> i32) -> (Pid, OwnedFd) {
+    match clone3(arguments).expect("clone3") {
+        Cloned::Child => std::process::exit(act()),
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    }
+}
+
+fn wait(pid: Pid) -> WaitStatus {
+    waitpid(Some(pid), WaitOptions::empty()).expect("waitpid").expect("an end").1
+}
+
+/// Sleeps until a signal comes.
+fn sleep() -> i32 {
+    std::thread::sleep(std::time::Duration::from_secs(60));
+    99
+}
+
+fn a_child_goes_on_from_here_and_is_waited_for() {
+    let mut before = 40;
+    let (pid, _pidfd) = child(CloneArguments::default(), || {
+        before += 2;
+        before
+    });
+    assert_eq!(wait(pid).exit_status(), Some(42));
+}
+
+fn a_child_can_be_pid_1_of_new_namespaces() {
+    let ours = std::fs::read_link("/proc/self/ns/mnt").expect("link");
+    let flags = CloneFlags::NEW_PID | CloneFlags::NEW_MOUNT | CloneFlags::NEW_IPC | CloneFlags::NEW_UTS | CloneFlags::NEW_NET;
+    let (pid, _pidfd) = child(CloneArguments { flags, cgroup: None }, || {
+        let mount = std::fs::read_link("/proc/self/ns/mnt").expect("link");
+        i32::from(std::process::id() != 1) + 2 * i32::from(mount == ours)
+    });
+    assert_eq!(wait(pid).exit_status(), Some(0));
+}
+
+fn a_child_is_born_in_the_cgroup() {
+    let Some(root) =
+        ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].iter().find(|path| std::path::Path::new(path).join("cgroup.procs").exists())
+    else {
+        panic!("no cgroup2 hierarchy");
+    };
+    let name = format!("podbox-test-sys-{}", std::process::id());
+    let path = std::path::Path::new(root).join(&name);
+    std::fs::create_dir(&path).expect("make a cgroup");
+    let cgroup = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).expect("open");
+    let (pid, _pidfd) = child(CloneArguments { cgroup: Some(cgroup.as_fd()), ..CloneArguments::default() }, || {
+        let cgroups = std::fs::read_to_string("/proc/self/cgroup").expect("read");
+        i32::from(!cgroups.lines().any(|line| line == format!("0::/{name}")))
+    });
+    let status = wait(pid).exit_status();
+    std::fs::remove_dir(&path).expect("remove the cgroup");
+    assert_eq!(status, Some(0));
+}
+
+fn the_pidfd_is_closed_on_exec_and_signals_go_through_it() {
+    let (pid, pidfd) = child(CloneArguments::default(), sleep);
+    assert!(rustix::io::fcntl_getfd(&pidfd).expect("fcntl").contains(rustix::io::FdFlags::CLOEXEC));
+    send_signal(&pidfd, 0).expect("it is there");
+    assert_eq!(send_signal(&pidfd, 65).expect_err("no signal").errno(), Errno::INVAL);
+    send_signal(&pidfd, 9).expect("signal");
+    assert_eq!(wait(pid).terminating_signal(), Some(9));
+    assert_eq!(send_signal(&pidfd, 0).expect_err("reaped").errno(), Errno::SRCH);
+}
+
+fn real_time_signals_and_groups_are_reached() {
+    let (pid, _pidfd) = child(CloneArguments::default(), || {
+        rustix::process::setsid().expect("setsid");
+        sleep()
+    });
+    while rustix::process::getpgid(Some(pid)).expect("getpgid") != pid {
+        std::thread::yield_now();
+    }
+    send_signal_to_group(pid, 64).expect("signal");
+    assert_eq!(wait(pid).terminating_signal(), Some(64));
+}
+
+fn reset_undoes_what_was_ignored() {
+    let (pid, pidfd) = child(CloneArguments::default(), || {
+        ignore_signal(15).expect("ignore");
+        assert_eq!(ignore_signal(9).expect_err("not that one").errno(), Errno::INVAL);
+        let ignored = std::fs::read_to_string("/proc/self/status").expect("status");
+        reset_signals().expect("reset");
+        let reset = std::fs::read_to_string("/proc/self/status").expect("status");
+        let bit = |status: &str| {
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).expect("a mask").to_owned();
+            u64::from_str_radix(&mask, 16).expect("a number")
+        };
+        i32::from(bit(&ignored) & (1 << 14) == 0) + 2 * i32::from(bit(&reset) != 0)
+    });
+    assert_eq!(wait(pid).exit_status(), Some(0));
+    drop(pidfd);
+}
+
+fn a_process_of_two_threads_is_refused() {
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || receiver.recv());
+    assert_eq!(clone3(CloneArguments::default()).expect_err("two threads"), SysError::Threads);
+    drop(sender);
+    let _ = thread.join();
+}

@@ -1,0 +1,119 @@
+//! The machine: Debian packages that the tests need, and what only root can look at.
+
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// A file that proves that a package is there, and the package.
+const PACKAGES: [(&str, &str); 2] = [("/bin/busybox", "busybox-static"), ("/usr/sbin/nft", "nftables")];
+
+/// Installs the Debian packages that the tests use and the machine lacks; prints the names of what it installs.
+///
+/// # Errors
+/// apt-get failed.
+pub fn install_packages() -> Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let missing: Vec<&str> = PACKAGES.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say(&format!("installing Debian packages: {}", missing.join(" ")));
+    // A fresh machine has no package lists.
+    apt_get(&["update"])?;
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(["-qq", "-o", "DPkg::Lock::Timeout=300"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().context("run apt-get")?;
+    ensure!(status.success(), "apt-get {} failed", arguments.join(" "));
+    Ok(())
+}
+
+/// Tells whoever watches, past the capture of test output.
+pub(crate) fn say(text: &str) {
+    use std::io::Write;
+    // Nobody listens: nothing to be done.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What a namespace link under `/proc` names: its inode.
+///
+/// # Errors
+/// The process is gone.
+pub fn namespace(pid: i32, kind: &str) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let path = format!("/proc/{pid}/ns/{kind}");
+    Ok(std::fs::metadata(&path).with_context(|| path)?.ino())
+}
+
+/// A line of `/proc/PID/status`, without its name.
+///
+/// # Errors
+/// The process is gone, or there is no such line.
+pub fn status_field(pid: i32, name: &str) -> Result<String> {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).with_context(|| format!("{path}: {name}"))?;
+    Ok(line.trim().to_owned())
+}
+
+/// Whether a process runs; a zombie does not.
+#[must_use]
+pub fn runs(pid: i32) -> bool {
+    status_field(pid, "State").is_ok_and(|state| !state.starts_with('Z'))
+}
+
+/// Processes whose first argument is `name`.
+#[must_use]
+pub fn processes_named(name: &str) -> Vec<(i32, Vec<String>)> {
+    all_processes().into_iter().filter_map(|pid| Some((pid, arguments(pid)?))).filter(|(_, words)| words[0] == name).collect()
+}
+
+/// Every process.
+#[must_use]
+pub fn all_processes() -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The argument vector of a process; `None` of one that is gone or has none.
+#[must_use]
+pub fn arguments(pid: i32) -> Option<Vec<String>> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    (!text.is_empty()).then(|| text.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
+}
+
+/// Mount points of the cgroup hierarchies, with the name that tells them apart: `memory`, `unified`.
+#[must_use]
+pub fn cgroup_hierarchies() -> Vec<(String, std::path::PathBuf)> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let kind = right.split(' ').next().unwrap_or_default();
+        let Some(point) = left.split(' ').nth(4).filter(|_| kind == "cgroup" || kind == "cgroup2") else { continue };
+        let point = Path::new(point);
+        let name = point.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        found.push((name, point.to_owned()));
+    }
+    found
+}
+
+/// The value of a cgroup's file in whichever hierarchy has it: `cgroup_file("/podbox/x", "pids.max")`.
+///
+/// # Errors
+/// No hierarchy has it.
+pub fn cgroup_file(cgroup: &str, file: &str) -> Result<String> {
+    for (_, root) in cgroup_hierarchies() {
+        let path = root.join(cgroup.trim_start_matches('/')).join(file);
+        if let Ok(text) = std::fs::read_to_string(path) {
+            return Ok(text.trim().to_owned());
+        }
+    }
+    anyhow::bail!("no hierarchy has {file} of the cgroup {cgroup}")
+}

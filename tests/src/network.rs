@@ -1,0 +1,78 @@
+//! Network namespaces: one for each daemon, so that the host's links and routes stay as they are.
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sched::{CloneFlags, setns, unshare};
+use std::fs::File;
+use std::process::Command;
+use std::thread;
+
+/// A network namespace that lives as long as this value or a process in it.
+#[derive(Debug)]
+pub struct NetworkNamespace {
+    file: File,
+}
+
+impl NetworkNamespace {
+    /// A new one, with its loopback up.
+    ///
+    /// # Errors
+    /// The kernel would not make it.
+    pub fn new() -> Result<Self> {
+        on_own_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+            let status = Command::new("/bin/busybox").args(["ip", "link", "set", "lo", "up"]).status().context("run busybox")?;
+            ensure!(status.success(), "set loopback up");
+            Self::of_thread()
+        })
+    }
+
+    /// The one this process is in.
+    ///
+    /// # Errors
+    /// `/proc` is not there.
+    pub fn of_thread() -> Result<Self> {
+        let file = File::open("/proc/thread-self/ns/net").context("open the network namespace")?;
+        Ok(Self { file })
+    }
+
+    /// Its inode.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        self.file.metadata().map_or(0, |metadata| metadata.ino())
+    }
+
+    /// Works within it, on a thread that is then thrown away. Processes started there are in it as well.
+    ///
+    /// # Errors
+    /// It cannot be entered, or the work failed.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        on_own_thread(|| {
+            setns(&self.file, CloneFlags::CLONE_NEWNET).context("enter the network namespace")?;
+            work()
+        })
+    }
+
+    /// Names of its links.
+    ///
+    /// # Errors
+    /// It cannot be entered.
+    pub fn links(&self) -> Result<Vec<String>> {
+        self.run(|| links_of("/proc/thread-self/net/dev"))
+    }
+}
+
+/// Names of the links that a `net/dev` file lists.
+///
+/// # Errors
+/// It cannot be read.
+pub fn links_of(path: &str) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let mut names: Vec<String> = text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| scope.spawn(work).join()).map_err(|_| anyhow!("the thread panicked"))?
+}

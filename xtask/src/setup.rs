@@ -1,0 +1,84 @@
+//! What the commands need of the machine, and where it is missing, its installation from Debian's packages.
+//!
+//! A need is looked for by what it is, not by its package, so that a machine that is no Debian does as well if it has all of it.
+//! Nothing is installed, and the package lists are not fetched, where nothing is missing.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::path::Path;
+use std::process::Command;
+
+/// One thing, the Debian package that brings it, and what it is for.
+#[derive(Debug)]
+pub(crate) struct Need {
+    package: &'static str,
+    purpose: &'static str,
+    is_there: fn() -> bool,
+}
+
+/// Of whoever builds podbox and runs pods.
+pub(crate) const PODS: &[Need] = &[
+    Need { package: "gcc", purpose: "the linker", is_there: || in_path("cc") },
+    Need { package: "libc6-dev", purpose: "the static C library that the monitor is linked with", is_there: static_libc },
+    Need { package: "busybox-static", purpose: "the program in the images that demo, tests and bench make", is_there: || in_folder("/bin", "busybox") },
+];
+/// Of the tests besides.
+pub(crate) const TESTS: &[Need] =
+    &[Need { package: "nftables", purpose: "shows the tests which rules podbox wrote; podbox itself never runs it", is_there: || in_path("nft") }];
+
+/// Makes sure that everything in `needs` is there; says on standard error what it installs.
+///
+/// # Errors
+/// Not root; or something is missing and there is no apt-get, or it fails.
+pub(crate) fn ensure_ready(needs: &[&[Need]]) -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "pods need root: run this as root");
+    let missing: Vec<&Need> = needs.iter().copied().flatten().filter(|need| !(need.is_there)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in &missing {
+        eprintln!("installing {:<16} {}", need.package, need.purpose);
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    ensure!(in_path("apt-get"), "this machine has no apt-get; install what these Debian packages bring: {}", packages.join(", "));
+    install(&packages)?;
+    match missing.iter().find(|need| !(need.is_there)()) {
+        Some(need) => bail!("{} is installed, but {} is still not there", need.package, need.purpose),
+        None => Ok(()),
+    }
+}
+
+/// The package lists are fetched only if those that are there do not do.
+fn install(packages: &[&str]) -> Result<()> {
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(packages);
+    if apt_get(&install).is_ok() {
+        return Ok(());
+    }
+    apt_get(&["update"])?;
+    apt_get(&install)
+}
+
+/// What it says is shown only if it fails: it is long, and the rest has been said.
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(["-o", "DPkg::Lock::Timeout=120", "-q"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    let output = command.output().context("start apt-get")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "apt-get {}: {}\n{}", arguments.join(" "), output.status, said.trim_end());
+    Ok(())
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| in_folder(folder, program))
+}
+
+fn in_folder(folder: impl AsRef<Path>, program: &str) -> bool {
+    folder.as_ref().join(program).is_file()
+}
+
+/// A compiler names a file that it cannot find as it was asked for it.
+fn static_libc() -> bool {
+    let output = Command::new("cc").arg("-print-file-name=libc.a").output();
+    output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute())
+}
