@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod codegen;
 mod demo;
+mod interrupt;
 mod setup;
 mod terminal;
 mod test;

@@ -8,30 +8,27 @@ use std::path::Path;
 use std::process::Command;
 
 /// One thing, the Debian package that brings it, and what it is for.
-#[derive(Debug)]
-pub(crate) struct Need {
+struct Need {
     package: &'static str,
     purpose: &'static str,
     is_there: fn() -> bool,
 }
 
-/// Of whoever builds podbox and runs pods.
-pub(crate) const PODS: &[Need] = &[
+const NEEDS: &[Need] = &[
     Need { package: "gcc", purpose: "the linker", is_there: || in_path("cc") },
     Need { package: "libc6-dev", purpose: "the static C library that the monitor is linked with", is_there: static_libc },
-    Need { package: "busybox-static", purpose: "the program in the images that demo, tests and bench make", is_there: || in_folder("/bin", "busybox") },
+    Need { package: "busybox-static", purpose: "the program in the images that are made here", is_there: || in_folder("/bin", "busybox") },
+    Need { package: "nftables", purpose: "lists the rules that podbox wrote; podbox itself never runs it", is_there: || in_path("nft") },
 ];
-/// Of the tests besides.
-pub(crate) const TESTS: &[Need] =
     &[Need { package: "nftables", purpose: "shows the tests which rules podbox wrote; podbox itself never runs it", is_there: || in_path("nft") }];
 
-/// Makes sure that everything in `needs` is there; says on standard error what it installs.
+/// Makes sure that everything is there; says on standard error what it installs.
 ///
 /// # Errors
 /// Not root; or something is missing and there is no apt-get, or it fails.
-pub(crate) fn ensure_ready(needs: &[&[Need]]) -> Result<()> {
+pub(crate) fn ensure_ready() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "pods need root: run this as root");
-    let missing: Vec<&Need> = needs.iter().copied().flatten().filter(|need| !(need.is_there)()).collect();
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.is_there)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -23,7 +23,7 @@ pub(crate) struct TestArgs {
 /// # Errors
 /// A build or a test fails.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
-    setup::ensure_ready(&[setup::PODS, setup::TESTS])?;
+    setup::ensure_ready()?;
     let started = Instant::now();
     build::program("podbox", "podbox", Profile::Dev)?;
     let mut command = build::cargo();

@@ -7,6 +7,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// How often a parent that goes away is made again.
+const PARENT_TRIES: usize = 8;
+
 /// The directories that [`Cgroup::create`](crate::Cgroup::create) made, ancestors of the cgroup included; or, from
 /// [`Cgroup::absent`](crate::Cgroup::absent), those it would make. Part of a record, so that only these are removed later.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,17 +38,20 @@ impl Made {
 
     /// Makes `directory`, which is below `root`, with what is missing between.
     pub(crate) fn make(&mut self, root: &Path, directory: &Path) -> Result<(), Error> {
-        let made = match fs::create_dir(directory) {
-            // Nearly always only the last component is missing, so its ancestors are not even looked at.
-            Err(source) if source.kind() == io::ErrorKind::NotFound => match directory.parent() {
-                Some(parent) if parent != root && parent.starts_with(root) => {
+        let mut made = fs::create_dir(directory);
+        // Nearly always only the last component is missing, so its ancestors are not even looked at. A parent that was just made
+        // can go again, where whoever had its last child before removes it at this very moment.
+        for _ in 0..PARENT_TRIES {
+            match (&made, directory.parent()) {
+                (Err(source), Some(parent))
+                    if source.kind() == io::ErrorKind::NotFound && parent != root && parent.starts_with(root) =>
+                {
                     self.make(root, parent)?;
-                    fs::create_dir(directory)
+                    made = fs::create_dir(directory);
                 }
-                _ => Err(source),
-            },
-            other => other,
-        };
+                _ => break,
+            }
+        }
         match made {
             Ok(()) => self.0.push(directory.to_owned()),
             Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {

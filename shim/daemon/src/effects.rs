@@ -27,7 +27,7 @@ pub use usage::{Usage, read_usage};
 
 use crate::config::Config;
 use crate::plan::{Layout, NodeFacts};
-use podbox_cgroup::Hierarchies;
+use podbox_cgroup::{Hierarchies, Made};
 use podbox_image::ImageStore;
 use std::sync::Arc;
 
@@ -39,6 +39,8 @@ pub struct Node {
     pub facts: NodeFacts,
     /// Where things stand.
     pub layout: Layout,
+    /// The directories of `cgroup.parent` that are podbox's to remove.
+    pub cgroup_parent_made: Made,
     /// The cgroup hierarchies.
     pub hierarchies: Hierarchies,
     /// Images and containers' own layers.

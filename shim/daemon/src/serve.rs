@@ -10,10 +10,10 @@ use crate::cri::{Cri, LogCalls};
 use crate::effects::{Network, Node, Programs, discover_facts};
 use crate::plan::Layout;
 use crate::pod::Pods;
-use crate::store::{Store, read_record};
+use crate::store::{Store, read_record, write_record};
 use anyhow::Context;
 use ipnetwork::IpNetwork;
-use podbox_cgroup::Hierarchies;
+use podbox_cgroup::{Cgroup, CgroupPath, Hierarchies, Made};
 use podbox_image::{ImageStore, StoreOptions};
 use podbox_proto::FILE_DESCRIPTOR_SET;
 use podbox_proto::v1::image_service_server::ImageServiceServer;
@@ -46,7 +46,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 fn log_to_stderr(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::new(config.log_level.as_str());
+    // What libraries say of each frame drowns what podbox says.
+    let filter = tracing_subscriber::EnvFilter::new(format!("{},h2=warn,hyper=warn,tonic=warn,tower=warn", config.log_level.as_str()));
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
 }
@@ -112,7 +113,9 @@ fn discover(config: Config) -> anyhow::Result<Node> {
     let layout = Layout::new(config.state_dir.as_ref().to_owned());
     // What the kubelet said last holds, until it says otherwise.
     let subnets = read_record::<Vec<IpNetwork>>(&layout.network()).unwrap_or_else(|_| config.network.subnets.clone());
+    let parent = config.cgroup.parent.as_str();
     Ok(Node {
+        cgroup_parent_made: claim_cgroup_parent(&layout, &hierarchies, parent).context("cgroup.parent")?,
         facts: discover_facts(&hierarchies).context("find out about the node")?,
         images: Arc::new(ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?),
         network: Network::new(config.network.bridge.as_str(), &subnets).context("network.subnets")?,
@@ -123,11 +126,27 @@ fn discover(config: Config) -> anyhow::Result<Node> {
     })
 }
 
+/// The directories of `cgroup.parent` that are podbox's to remove. Those that are absent will be made; that is written down before,
+/// so that a later daemon knows it as well.
+fn claim_cgroup_parent(layout: &Layout, hierarchies: &Hierarchies, parent: &str) -> anyhow::Result<Made> {
+    let path = layout.cgroup_parent();
+    if let Ok(made) = read_record::<Made>(&path) {
+        return Ok(made);
+    }
+    let absent = Cgroup::at(hierarchies, &CgroupPath::new(parent)?).absent();
+    write_record(&path, &absent)?;
+    Ok(absent)
+}
+
 async fn answer(cri: Cri, listener: UnixListener, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RuntimeServiceServer<Cri>>().await;
     health.set_serving::<ImageServiceServer<Cri>>().await;
-    let describe = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+    let describe = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let runtime = RuntimeServiceServer::new(cri.clone());
     let images = ImageServiceServer::new(cri);
     let (ask_to_stop, stopping) = tokio::sync::oneshot::channel();

@@ -13,7 +13,7 @@ pub(super) const CRATE_EDGES: &[(&str, &[&str])] = &[
     ("podbox-monitor", &["podbox-plan", "podbox-sys", "podbox-cgroup"]),
     ("podbox", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys"]),
     ("podbox-tests", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys"]),
-    ("xtask", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-sys"]),
+    ("xtask", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-sys", "podbox-tests"]),
 ];
 
 /// One lives for every pod: a single thread without a runtime.

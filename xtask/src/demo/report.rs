@@ -12,6 +12,8 @@ pub(super) struct Report {
     pub(super) promises: Vec<Promise>,
     /// What the machine had before the demo, and has after it.
     pub(super) leftovers: Vec<Leftover>,
+    /// How the daemon ended, and the demo.
+    pub(super) endings: Vec<Promise>,
     /// What kept the demo from going on, in the order it happened.
     pub(super) faults: Vec<String>,
 }
@@ -77,13 +79,13 @@ impl Namespace {
 impl Report {
     /// Everything was measured, and holds.
     pub(super) fn holds(&self) -> bool {
-        let measured = ![self.namespaces.len(), self.promises.len(), self.leftovers.len()].contains(&0);
+        let measured = ![self.namespaces.len(), self.promises.len(), self.leftovers.len(), self.endings.len()].contains(&0);
         measured && self.faults.is_empty() && self.broken() == 0
     }
 
     fn broken(&self) -> usize {
         let namespaces = self.namespaces.iter().filter(|namespace| !namespace.holds).count();
-        let promises = self.promises.iter().filter(|promise| !promise.holds).count();
+        let promises = self.promises.iter().chain(&self.endings).filter(|promise| !promise.holds).count();
         namespaces + promises + self.leftovers.iter().filter(|leftover| !leftover.left.is_empty()).count()
     }
 
@@ -112,14 +114,6 @@ impl Report {
         table
     }
 
-    pub(super) fn promises_table(&self, colours: Colours) -> Table {
-        let mut table = Table::new(colours, &[("PROMISED", Side::Left), ("HOLDS", Side::Left), ("MEASURED", Side::Left)]);
-        for promise in &self.promises {
-            table.row([(promise.promise.clone(), Tone::Plain), verdict(promise.holds), (promise.measured.clone(), Tone::Plain)]);
-        }
-        table
-    }
-
     pub(super) fn leftovers_table(&self, colours: Colours) -> Table {
         let columns =
             [("WHAT", Side::Left), ("BEFORE", Side::Right), ("DURING", Side::Right), ("LEFT", Side::Right), ("HOLDS", Side::Left), ("", Side::Left)];
@@ -137,7 +131,7 @@ impl Report {
 
     /// The last line.
     pub(super) fn summary(&self, colours: Colours) -> String {
-        let rows = self.namespaces.len() + self.promises.len() + self.leftovers.len();
+        let rows = self.namespaces.len() + self.promises.len() + self.leftovers.len() + self.endings.len();
         let text = match (self.holds(), self.faults.is_empty()) {
             (true, _) => format!("all {rows} rows hold; nothing is left"),
             (false, true) => format!("{} of {rows} rows do not hold", self.broken()),
@@ -145,6 +139,15 @@ impl Report {
         };
         colours.paint(Tone::of(self.holds()), &text)
     }
+}
+
+/// Of [`Report::promises`] or [`Report::endings`].
+pub(super) fn promises_table(promises: &[Promise], colours: Colours) -> Table {
+    let mut table = Table::new(colours, &[("PROMISED", Side::Left), ("HOLDS", Side::Left), ("MEASURED", Side::Left)]);
+    for promise in promises {
+        table.row([(promise.promise.clone(), Tone::Plain), verdict(promise.holds), (promise.measured.clone(), Tone::Plain)]);
+    }
+    table
 }
 
 fn verdict(holds: bool) -> (String, Tone) {
@@ -168,9 +171,11 @@ mod tests {
     }
 
     fn complete() -> Report {
+        let promise = |promise: &str, measured: &str| vec![Promise { promise: promise.into(), measured: measured.into(), holds: true }];
         Report {
             namespaces: vec![Namespace::judge("net", Sharing::Shared, 1, 2, [2, 2])],
-            promises: vec![Promise { promise: "hostname".into(), measured: "web".into(), holds: true }],
+            promises: promise("hostname", "web"),
+            endings: promise("the daemon ends", "exit status: 0"),
             leftovers: vec![Leftover { what: "links".into(), before: 2, during: 3, left: Vec::new() }],
             faults: Vec::new(),
         }

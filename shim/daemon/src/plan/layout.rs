@@ -49,6 +49,12 @@ impl Layout {
         self.state_dir.join("network.json")
     }
 
+    /// The directories of `cgroup.parent` that podbox made.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> PathBuf {
+        self.state_dir.join("cgroup-parent.json")
+    }
+
     /// Held locked by the daemon that owns the directory.
     #[must_use]
     pub fn lock(&self) -> PathBuf {

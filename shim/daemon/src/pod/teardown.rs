@@ -2,7 +2,7 @@
 
 use super::PodError;
 use crate::chain::Chain;
-use crate::effects::{
+use crate::effects::{CgroupsError, 
     MonitorError, MonitorLink, Node, SandboxCgroups, connect_monitor, kill_pod_cgroups, remove_container_cgroup, unlink_netns,
 };
 use crate::plan::MONITOR_SOCKET;
@@ -68,7 +68,10 @@ async fn end_processes(node: &Arc<Node>, record: &SandboxRecord, order: StopOrde
     let (host, made) = (node.clone(), record.cgroup_made.clone().unwrap_or_default());
     blocking(move || {
         order.containers.iter().try_for_each(|path| remove_container_cgroup(&host.hierarchies, path))?;
-        Ok(cgroups.remove(&host.hierarchies, &made)?)
+        cgroups.remove(&host.hierarchies, &made)?;
+        // The parent of all pods goes with the last one; before, it is in use, and stays.
+        host.cgroup_parent_made.remove().map_err(|source| CgroupsError::Cgroup { path: host.config.cgroup.parent.to_string(), source })?;
+        Ok(())
     })
     .await
 }
