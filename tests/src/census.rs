@@ -132,14 +132,14 @@ fn mounts(directory: &Path) -> Result<BTreeSet<String>> {
     Ok(text.context("read the mount table")?.lines().filter(|line| line.contains(&*directory)).map(str::to_owned).collect())
 }
 
-/// Links in `/run/netns` to pods on record, and those that lead nowhere.
+/// Links in `/run/netns` to pods that this daemon has or ever had: all of those stand in its log.
 fn named_namespaces(daemon: &Daemon) -> BTreeSet<String> {
     let Ok(entries) = std::fs::read_dir("/run/netns") else { return BTreeSet::new() };
-    let pods = daemon.recorded_pods();
+    let (pods, log) = (daemon.recorded_pods(), daemon.log());
     entries
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name.strip_prefix("podbox-").is_some_and(|id| pods.iter().any(|pod| pod.starts_with(id))))
+        .filter(|name| name.strip_prefix("podbox-").is_some_and(|id| log.contains(id) || pods.iter().any(|pod| pod.starts_with(id))))
         .collect()
 }
 

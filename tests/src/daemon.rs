@@ -41,6 +41,8 @@ pub struct DaemonOptions {
     pub log_level: String,
     /// More lines of the configuration file, from a `[table]` on.
     pub more_config: String,
+    /// The end of the log is printed when the daemon goes, for the test harness to show if the test failed.
+    pub show_log: bool,
 }
 
 impl Default for DaemonOptions {
@@ -50,6 +52,7 @@ impl Default for DaemonOptions {
             binary: None,
             log_level: "debug".to_owned(),
             more_config: String::new(),
+            show_log: false,
         }
     }
 }
@@ -83,9 +86,28 @@ pub struct Daemon {
     cgroup_parent: String,
     client: Client,
     child: Option<Child>,
+    show_log: bool,
 }
 
 impl Daemon {
+    /// A daemon for a test, with the default image.
+    ///
+    /// # Errors
+    /// It does not start, or the image cannot be imported.
+    pub async fn for_test() -> Result<Self> {
+        Self::for_test_with(DaemonOptions::default()).await
+    }
+
+    /// As [`Daemon::for_test`], set up differently.
+    ///
+    /// # Errors
+    /// It does not start, or the image cannot be imported.
+    pub async fn for_test_with(options: DaemonOptions) -> Result<Self> {
+        let daemon = Self::start(DaemonOptions { show_log: true, ..options }).await?;
+        daemon.import(&TestImage::default())?;
+        Ok(daemon)
+    }
+
     /// Makes the directory and the configuration file, starts the daemon and waits until it answers.
     ///
     /// # Errors
@@ -120,6 +142,7 @@ impl Daemon {
             cgroup_parent: format!("/{name}"),
             client: Client::new(&directory.path().join("run/podbox.sock")),
             child: None,
+            show_log: options.show_log,
             directory,
         };
         std::fs::write(daemon.config_file(), daemon.config(options)).context("write the configuration file")?;
@@ -390,8 +413,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            host::say(&format!("--- the end of the daemon's log ---\n{}\n---", self.log_tail()));
+        if self.show_log || std::thread::panicking() {
+            host::show(&format!("--- the end of the daemon's log ---\n{}\n---", self.log_tail()));
         }
         if let Some(mut child) = self.child.take() {
             // It may have ended by itself.

@@ -40,6 +40,12 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Prints what the test harness keeps to itself unless the test fails.
+#[allow(clippy::print_stderr)]
+pub(crate) fn show(text: &str) {
+    eprintln!("{text}");
+}
+
 /// What a namespace link under `/proc` names: its inode.
 ///
 /// # Errors

@@ -48,6 +48,8 @@ pub struct TestImage {
     pub stop_signal: String,
     /// More files: path, mode, content.
     pub files: Vec<(String, u32, Vec<u8>)>,
+    /// Symbolic links: path, target.
+    pub links: Vec<(String, String)>,
 }
 
 impl Default for TestImage {
@@ -61,6 +63,7 @@ impl Default for TestImage {
             working_dir: String::new(),
             stop_signal: String::new(),
             files: Vec::new(),
+            links: Vec::new(),
         }
     }
 }
@@ -79,6 +82,13 @@ impl TestImage {
         self
     }
 
+    /// With a symbolic link.
+    #[must_use]
+    pub fn link(mut self, path: &str, target: &str) -> Self {
+        self.links.push((path.to_owned(), target.to_owned()));
+        self
+    }
+
     /// The id that a runtime gives it: the digest of its config.
     ///
     /// # Errors
@@ -89,10 +99,13 @@ impl TestImage {
 
     fn layers(&self) -> Result<Vec<Vec<u8>>> {
         let mut layers = vec![base_layer()?.to_owned()];
-        if !self.files.is_empty() {
+        if !self.files.is_empty() || !self.links.is_empty() {
             let mut layer = Layer::new();
             for (path, mode, content) in &self.files {
                 layer.file(path, *mode, content)?;
+            }
+            for (path, target) in &self.links {
+                layer.entry(EntryType::Symlink, path, 0o777, Some(target), &[])?;
             }
             layers.push(layer.finish()?);
         }

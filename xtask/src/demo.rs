@@ -50,7 +50,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start tokio")?;
     let report = runtime.block_on(stage.play(DaemonOptions { binary: Some(binary), ..DaemonOptions::default() }))?;
     match args.output {
-        Output::Table => println!("{}", report.summary(stage.colours)),
+        Output::Table => println!("\n{}", report.summary(stage.colours)),
         Output::Json => println!("{:#}", report.json()),
     }
     if !report.holds() {
@@ -104,7 +104,7 @@ impl Stage {
         step("stopping and removing the pod and the image");
         pod.remove(daemon).await?;
         report.leftovers = leftovers::settled(daemon, &before, &during, SETTLES_WITHIN).await?;
-        self.show_table("What is left of the pod", || report.leftovers_table(self.colours));
+        self.show_table("What is left of the pod, beside the daemon as it was before", || report.leftovers_table(self.colours));
 
         step("stopping the daemon");
         let status = daemon.terminate().await?;
@@ -118,7 +118,7 @@ impl Stage {
 
     fn show_table(&self, title: &str, table: impl FnOnce() -> Table) {
         if self.output == Output::Table {
-            print!("\n{}\n{}\n", self.colours.paint(Tone::Heading, title), table());
+            print!("\n{}\n{}", self.colours.paint(Tone::Heading, title), table());
         }
     }
 }

@@ -20,7 +20,6 @@ const NEEDS: &[Need] = &[
     Need { package: "busybox-static", purpose: "the program in the images that are made here", is_there: || in_folder("/bin", "busybox") },
     Need { package: "nftables", purpose: "lists the rules that podbox wrote; podbox itself never runs it", is_there: || in_path("nft") },
 ];
-    &[Need { package: "nftables", purpose: "shows the tests which rules podbox wrote; podbox itself never runs it", is_there: || in_path("nft") }];
 
 /// Makes sure that everything is there; says on standard error what it installs.
 ///

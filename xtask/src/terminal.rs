@@ -21,7 +21,7 @@ impl Colours {
     /// `text` as it should look.
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         match (self, tone.code()) {
-            (Self::Used, Some(code)) => format!("\x1b[{code}m{text}\x1b[0m"),
+            (Self::Used, Some(code)) if !text.is_empty() => format!("\x1b[{code}m{text}\x1b[0m"),
             _ => text.to_owned(),
         }
     }
@@ -63,7 +63,7 @@ pub(crate) enum Side {
     Right,
 }
 
-/// Rows in aligned columns; the last column is as wide as each of its texts is.
+/// Rows in aligned columns.
 #[derive(Debug)]
 pub(crate) struct Table {
     colours: Colours,
@@ -89,16 +89,16 @@ impl fmt::Display for Table {
         let width = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|(text, _)| text.chars().count()).max();
         let widths: Vec<usize> = (0..self.sides.len()).map(|column| width(column).unwrap_or(0)).collect();
         for row in &self.rows {
+            let mut line = String::new();
             for (column, (text, tone)) in row.iter().enumerate() {
                 let padding = " ".repeat(widths[column].saturating_sub(text.chars().count()));
                 let painted = self.colours.paint(*tone, text);
-                match self.sides[column] {
-                    Side::Right => write!(f, "{padding}{painted}")?,
-                    Side::Left if column + 1 < row.len() => write!(f, "{painted}{padding}")?,
-                    Side::Left => write!(f, "{painted}")?,
-                }
-                f.write_str(if column + 1 < row.len() { "  " } else { "\n" })?;
+                line += &match self.sides[column] {
+                    Side::Right => format!("{padding}{painted}  "),
+                    Side::Left => format!("{painted}{padding}  "),
+                };
             }
+            writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
     }
@@ -112,12 +112,13 @@ mod tests {
         let mut table = Table::new(colours, &[("what", Side::Left), ("ms", Side::Right), ("verdict", Side::Left)]);
         table.row([("pod start".into(), Tone::Plain), ("4.2".into(), Tone::Plain), ("yes".into(), Tone::Good)]);
         table.row([("exec".into(), Tone::Plain), ("12.25".into(), Tone::Plain), ("NO".into(), Tone::Bad)]);
+        table.row([("list".into(), Tone::Plain), ("1".into(), Tone::Plain), (String::new(), Tone::Bad)]);
         table.to_string()
     }
 
     #[test]
     fn columns_are_aligned_and_no_line_ends_in_blanks() {
-        let expected = "what          ms  verdict\npod start    4.2  yes\nexec       12.25  NO\n";
+        let expected = "what          ms  verdict\npod start    4.2  yes\nexec       12.25  NO\nlist           1\n";
         assert_eq!(table(Colours::Unused), expected);
     }
 

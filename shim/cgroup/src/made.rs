@@ -43,9 +43,7 @@ impl Made {
         // can go again, where whoever had its last child before removes it at this very moment.
         for _ in 0..PARENT_TRIES {
             match (&made, directory.parent()) {
-                (Err(source), Some(parent))
-                    if source.kind() == io::ErrorKind::NotFound && parent != root && parent.starts_with(root) =>
-                {
+                (Err(source), Some(parent)) if source.kind() == io::ErrorKind::NotFound && parent != root && parent.starts_with(root) => {
                     self.make(root, parent)?;
                     made = fs::create_dir(directory);
                 }

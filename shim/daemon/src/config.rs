@@ -230,7 +230,7 @@ address = ""
             ("socket = 7\n", 1, "socket", "invalid type"),
             ("log_level = \"loud\"\n", 1, "log_level", "unknown variant"),
             ("[network]\nbridge = \"a name that is too long\"\n", 2, "network.bridge", "15"),
-            ("[network]\nbridge = \"ok\"\nsubnets = [\"10.88.0.0/16\",\n  \"10.0.0.0/99\"]\n", 4, "network.subnets", "invalid"),
+            ("[network]\nbridge = \"ok\"\nsubnets = [\"10.88.0.0/16\",\n  \"10.0.0.0/99\"]\n", 3, "network.subnets", "invalid"),
             ("[cgroup]\nparent = \"/a/../b\"\n", 2, "cgroup.parent", ".."),
             ("[cgroup]\ndriver = \"none\"\n", 2, "cgroup.driver", "unknown variant"),
             ("[stream]\naddress = \"localhost\"\n", 2, "stream.address", "address"),

@@ -14,7 +14,7 @@ mod process;
 mod sandbox;
 mod spec;
 
-pub use capability::UnknownCapability;
+pub use capability::CapabilityError;
 pub use container::{ContainerInputs, ContainerPlan, plan_container};
 pub use exec::plan_exec;
 pub use layout::{Layout, MONITOR_SOCKET};
@@ -22,6 +22,9 @@ pub use lower::{LaunchInputs, lower};
 pub use node::NodeFacts;
 pub use process::{ImageDefaults, PodUser};
 pub use sandbox::{PodFiles, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
@@ -31,9 +34,9 @@ pub enum PlanError {
     /// Neither request nor image says what to run.
     #[error("no command: neither the request nor the image names one")]
     NoCommand,
-    /// The request names a capability that does not exist.
+    /// A capability cannot be given.
     #[error(transparent)]
-    Capability(#[from] UnknownCapability),
+    Capability(#[from] CapabilityError),
     /// A privileged container in a sandbox that is not.
     #[error("a privileged container needs a privileged sandbox")]
     PrivilegeNotGranted,

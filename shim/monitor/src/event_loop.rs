@@ -21,6 +21,9 @@ const SIGNAL_BYTES: usize = 128;
 const HELD_OUTPUT_TIME: Duration = Duration::from_secs(1);
 const HELD_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
+/// How long a monitor waits for the daemon that started it, before it takes that for dead.
+const FIRST_CONNECTION_TIME: Duration = Duration::from_secs(60);
+
 /// All that the monitor has.
 pub struct Monitor {
     pub(crate) poll: Poll,
@@ -36,6 +39,7 @@ pub struct Monitor {
     held: Vec<HeldOutput>,
     scratch: Scratch,
     connections: u64,
+    started: Instant,
 }
 
 /// Output of an ended process whose writing end somebody else still has.
@@ -64,6 +68,7 @@ impl Monitor {
             held: Vec::new(),
             scratch: Scratch::new(),
             connections: 0,
+            started: Instant::now(),
         })
     }
 
@@ -78,8 +83,16 @@ impl Monitor {
                 self.handle(token);
             }
             self.let_go_of_held_output();
+            self.is_over |= self.is_abandoned();
         }
         ExitCode::SUCCESS
+    }
+
+    /// Nothing is left to watch, and nobody is there who could ask for more: the daemon died, before it had anything started or
+    /// after all had ended. What there is to know stands on disk.
+    fn is_abandoned(&self) -> bool {
+        let is_idle = self.connection.is_none() && self.running.is_empty() && self.pending.is_empty() && self.held.is_empty();
+        is_idle && (self.connections > 0 || self.started.elapsed() >= FIRST_CONNECTION_TIME)
     }
 
     /// A token whose watch has ended within the same round is nobody's.
@@ -182,7 +195,9 @@ impl Monitor {
     }
 
     fn time_left(&self) -> Option<Duration> {
-        self.held.iter().map(|held| held.until).min().map(|until| until.saturating_duration_since(Instant::now()))
+        let unvisited = (self.connections == 0).then(|| self.started + FIRST_CONNECTION_TIME);
+        let first = self.held.iter().map(|held| held.until).chain(unvisited).min();
+        first.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
     fn let_go_of_held_output(&mut self) {

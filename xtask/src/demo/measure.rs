@@ -1,6 +1,6 @@
 //! Looking at a running pod, from outside through the kernel and from inside its containers.
 
-use super::pod::{CPU_PERIOD_US, CPU_QUOTA_US, DemoPod, GREED, GREEDY_LIMIT, HOSTNAME, LISTENS_ON, MEMORY_LIMITS};
+use super::pod::{CPU_PERIOD_US, CPU_QUOTA_US, DemoPod, GREED, GREEDY_LIMIT, HOSTNAME, LISTENS_ON, MEMORY_LIMITS, RANDOM};
 use super::report::{CONTAINERS, Namespace, Promise, Sharing};
 use anyhow::{Context, Result};
 use podbox_proto::v1::ContainerState;
@@ -80,7 +80,7 @@ async fn reach_each_other(server: &Container, client: &Container) -> Result<Prom
 }
 
 async fn share_memory(server: &Container, client: &Container) -> Result<Promise> {
-    let written = server.sh(&format!("cat /proc/sys/kernel/random/uuid > {SEGMENT} && cat {SEGMENT}")).await?;
+    let written = server.sh(&format!("{RANDOM} > {SEGMENT} && cat {SEGMENT}")).await?;
     let read = client.sh(&format!("cat {SEGMENT}")).await?;
     let [one, other] = [device_and_inode(server.pid().await?)?, device_and_inode(client.pid().await?)?];
     Ok(Promise {
@@ -119,8 +119,11 @@ async fn has_own_cgroup(container: &Container, name: &str, pod_cgroup: &Path, li
 
 async fn has_processor_limit(client: &Container) -> Result<Promise> {
     let cgroup = cgroup_of(client.pid().await?, "cpu")?;
-    let v1 = || Ok(format!("{} {}", host::cgroup_file(&cgroup, "cpu.cfs_quota_us")?, host::cgroup_file(&cgroup, "cpu.cfs_period_us")?));
-    let found = host::cgroup_file(&cgroup, "cpu.max").or_else(|_| v1())?;
+    let file = |name| host::cgroup_file(&cgroup, name);
+    let found = match file("cpu.max") {
+        Ok(both) => both,
+        Err(_) => format!("{} {}", file("cpu.cfs_quota_us")?, file("cpu.cfs_period_us")?),
+    };
     Ok(Promise {
         promise: format!("client has {} % of a processor", 100 * CPU_QUOTA_US / CPU_PERIOD_US),
         measured: format!("{found} µs of quota and period"),

@@ -11,6 +11,8 @@ const MIB: i64 = 1 << 20;
 pub(super) const HOSTNAME: &str = "shown-by-the-demo";
 /// Where the server listens: on the pod's loopback and nowhere else.
 pub(super) const LISTENS_ON: &str = "127.0.0.1:8080";
+/// Prints a word that nobody can know beforehand.
+pub(super) const RANDOM: &str = "cut -c -8 /proc/sys/kernel/random/uuid";
 /// What is asked for: memory in bytes, of the server and of the client.
 pub(super) const MEMORY_LIMITS: [i64; 2] = [64 * MIB, 32 * MIB];
 /// What is asked for: processor time of the client, in microseconds of each period.
@@ -41,8 +43,7 @@ impl DemoPod {
         let image = TestImage::named("demo");
         daemon.import(&image)?;
         let pod = daemon.run_pod(&PodSpec::new("demo").with(|config| HOSTNAME.clone_into(&mut config.hostname))).await?;
-        // What it serves, nobody else can know.
-        let serve = format!("mkdir /www && cat /proc/sys/kernel/random/uuid > /www/secret && exec httpd -f -p {LISTENS_ON} -h /www");
+        let serve = format!("mkdir /www && {RANDOM} > /www/secret && exec httpd -f -p {LISTENS_ON} -h /www");
         let [server, client] = CONTAINERS;
         let [server_limit, client_limit] = MEMORY_LIMITS;
         let server = ContainerSpec::shell(server, &serve).image(&image.name).memory_limit(server_limit);

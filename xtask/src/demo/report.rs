@@ -98,8 +98,15 @@ impl Report {
 
     pub(super) fn namespaces_table(&self, colours: Colours) -> Table {
         let [server, client] = CONTAINERS;
-        let columns =
-            [("NAMESPACE", Side::Left), ("HOST", Side::Right), ("PAUSE", Side::Right), (server, Side::Right), (client, Side::Right), ("PROMISED", Side::Left), ("HOLDS", Side::Left)];
+        let columns = [
+            ("NAMESPACE", Side::Left),
+            ("HOST", Side::Right),
+            ("PAUSE", Side::Right),
+            (server, Side::Right),
+            (client, Side::Right),
+            ("PROMISED", Side::Left),
+            ("HOLDS", Side::Left),
+        ];
         let mut table = Table::new(colours, &columns);
         for namespace in &self.namespaces {
             let [one, other] = namespace.containers;
@@ -115,8 +122,14 @@ impl Report {
     }
 
     pub(super) fn leftovers_table(&self, colours: Colours) -> Table {
-        let columns =
-            [("WHAT", Side::Left), ("BEFORE", Side::Right), ("DURING", Side::Right), ("LEFT", Side::Right), ("HOLDS", Side::Left), ("", Side::Left)];
+        let columns = [
+            ("WHAT", Side::Left),
+            ("BEFORE", Side::Right),
+            ("POD ADDED", Side::Right),
+            ("LEFT", Side::Right),
+            ("HOLDS", Side::Left),
+            ("", Side::Left),
+        ];
         let mut table = Table::new(colours, &columns);
         for leftover in &self.leftovers {
             let count = |count: usize| (count.to_string(), Tone::Plain);

@@ -69,6 +69,9 @@ fn limits(node: &Node) -> Vec<String> {
     if node.facts.oom_score_adj_min > -1000 {
         limits.push(format!("no CAP_SYS_RESOURCE: an oom_score_adj below {0} is set to {0}", node.facts.oom_score_adj_min));
     }
+    if let Some(missing) = node.facts.missing_capabilities() {
+        limits.push(format!("no {missing}: containers cannot have them either"));
+    }
     if !node.facts.cgroup_v2 {
         limits.push("cgroup v1: no v2 controllers on this host".to_owned());
     }

@@ -40,11 +40,24 @@ pub fn discover_facts(hierarchies: &Hierarchies) -> Result<NodeFacts, FactsError
     Ok(NodeFacts {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         oom_score_adj_min: oom_score_adj_min()?,
+        capabilities: capabilities()?,
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         cgroup_v2: hierarchies.version() == Version::V2,
         boot_id: boot_id()?,
         kernel: uname.release().to_string_lossy().into_owned(),
     })
+}
+
+/// The permitted set, which is also within the bounding one where no capability came from a file.
+fn capabilities() -> Result<u64, FactsError> {
+    const STATUS: &str = "/proc/self/status";
+    let status = read(STATUS)?;
+    let mask_of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    let malformed = || FactsError { path: STATUS.into(), source: io::ErrorKind::InvalidData.into() };
+    Ok(mask_of("CapPrm:").ok_or_else(malformed)? & mask_of("CapBnd:").ok_or_else(malformed)?)
 }
 
 /// Tries what the launches will do: lowering the score below its present value needs `CAP_SYS_RESOURCE`. The daemon's own

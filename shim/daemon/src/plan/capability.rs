@@ -4,12 +4,21 @@ use crate::request::Capabilities;
 use oci_spec::runtime::Capability;
 use std::collections::HashSet;
 
-/// A name that no kernel knows.
+/// A capability cannot be given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no capability {name:?}")]
-pub struct UnknownCapability {
-    /// The name, without `CAP_`.
-    pub name: String,
+pub enum CapabilityError {
+    /// A name that no kernel knows.
+    #[error("there is no capability {name:?}")]
+    Unknown {
+        /// The name, without `CAP_`.
+        name: String,
+    },
+    /// It was asked for by name, and the daemon does not have it itself.
+    #[error("the capability {name} cannot be added: this host does not let podbox have it")]
+    NotOurs {
+        /// The name, without `CAP_`.
+        name: String,
+    },
 }
 
 /// In the kernel's order: the index is the number.
@@ -75,9 +84,9 @@ const DEFAULT: [&str; 13] = [
     "SYS_CHROOT",
 ];
 
-fn number_of(name: &str) -> Result<u32, UnknownCapability> {
+fn number_of(name: &str) -> Result<u32, CapabilityError> {
     let index = ALL.iter().position(|(known, _)| *known == name);
-    index.and_then(|index| u32::try_from(index).ok()).ok_or_else(|| UnknownCapability { name: name.to_owned() })
+    index.and_then(|index| u32::try_from(index).ok()).ok_or_else(|| CapabilityError::Unknown { name: name.to_owned() })
 }
 
 /// Every capability.
@@ -85,23 +94,34 @@ pub(super) fn all() -> u64 {
     (1 << ALL.len()) - 1
 }
 
-/// The mask of a request: the default set, or all and none for `ALL`, then what is added, then what is dropped.
-pub(super) fn requested(request: &Capabilities, privileged: bool) -> Result<u64, UnknownCapability> {
+/// The mask of a request: the default set, or all and none for `ALL`, then what is added, then what is dropped; never more than
+/// `ours`, what the daemon has itself. All means all there are; one that is asked for by name and cannot be had is an error.
+pub(super) fn requested(request: &Capabilities, privileged: bool, ours: u64) -> Result<u64, CapabilityError> {
     let is_all = |names: &[String]| names.iter().any(|name| name == "ALL");
     let mask_of =
         |names: &[String]| names.iter().filter(|name| *name != "ALL").try_fold(0_u64, |mask, name| Ok(mask | 1 << number_of(name)?));
     let (added, dropped) = (mask_of(&request.add)?, mask_of(&request.drop)?);
     if privileged {
-        return Ok(all());
+        return Ok(all() & ours);
     }
-    let default = DEFAULT.iter().try_fold(0_u64, |mask, name| Ok::<_, UnknownCapability>(mask | 1 << number_of(name)?))?;
+    let missing = added & !dropped & !ours;
+    if let Some((_, (name, _))) = ALL.iter().enumerate().find(|(number, _)| missing & (1 << number) != 0) {
+        return Err(CapabilityError::NotOurs { name: (*name).to_owned() });
+    }
+    let default = DEFAULT.iter().try_fold(0_u64, |mask, name| Ok::<_, CapabilityError>(mask | 1 << number_of(name)?))?;
     let base = match (is_all(&request.add), is_all(&request.drop)) {
         (true, _) => all(),
         (false, true) => 0,
         (false, false) => default,
     };
     // Dropping ALL and adding some leaves the added; dropping one by name always wins.
-    Ok((base | added) & !dropped)
+    Ok((base | added) & !dropped & ours)
+}
+
+/// The names of what is not in a mask.
+pub(super) fn missing(mask: u64) -> Vec<String> {
+    let absent = ALL.iter().enumerate().filter(|(number, _)| mask & (1 << number) == 0);
+    absent.map(|(_, (name, _))| format!("CAP_{name}")).collect()
 }
 
 /// The set of a mask, as the OCI spec has it.
@@ -120,7 +140,7 @@ mod tests {
 
     fn mask(add: &[&str], drop: &[&str]) -> u64 {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        requested(&Capabilities { add: names(add), drop: names(drop) }, false).expect("known names")
+        requested(&Capabilities { add: names(add), drop: names(drop) }, false, all()).expect("known names")
     }
 
     #[test]
@@ -134,7 +154,19 @@ mod tests {
         assert_eq!(mask(&["SYS_TIME"], &["ALL"]), 1 << 25);
         assert_eq!(mask(&["ALL"], &[]), all());
         assert_eq!(mask(&["ALL"], &["CHOWN"]), all() & !1);
-        assert!(requested(&Capabilities { add: vec!["NONE".to_owned()], drop: vec![] }, false).is_err());
+        assert!(requested(&Capabilities { add: vec!["NONE".to_owned()], drop: vec![] }, false, all()).is_err());
+    }
+
+    #[test]
+    fn what_the_host_withholds_is_left_out_of_all_and_refused_by_name() {
+        let ours = all() & !(1 << 24);
+        let ask = |add: &[&str], privileged| {
+            let add = add.iter().map(|name| (*name).to_owned()).collect();
+            requested(&Capabilities { add, drop: Vec::new() }, privileged, ours)
+        };
+        assert_eq!(ask(&["ALL"], false), Ok(ours));
+        assert_eq!(ask(&[], true), Ok(ours));
+        assert_eq!(ask(&["SYS_RESOURCE"], false), Err(CapabilityError::NotOurs { name: "SYS_RESOURCE".to_owned() }));
     }
 
     #[test]

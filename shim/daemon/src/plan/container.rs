@@ -84,7 +84,7 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         arguments: arguments(config, image)?,
         environment: &environment,
         working_directory: working_directory(config, image),
-        capabilities: capability::requested(&config.security.capabilities, config.security.privileged)?,
+        capabilities: capability::requested(&config.security.capabilities, config.security.privileged, inputs.node.capabilities)?,
     })?;
     Ok(ContainerPlan {
         spec,

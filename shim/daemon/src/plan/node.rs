@@ -10,6 +10,8 @@ pub struct NodeFacts {
     /// The lowest `oom_score_adj` that processes of ours can be given: the daemon's own where it may not lower it
     /// (no `CAP_SYS_RESOURCE`), -1000 otherwise.
     pub oom_score_adj_min: i32,
+    /// The capabilities that the daemon has itself, a mask of `1 << number`: it can give no others.
+    pub capabilities: u64,
     /// SELinux labels files and processes here.
     pub selinux: bool,
     /// Controllers are on the unified hierarchy (cgroup v2).
@@ -21,6 +23,13 @@ pub struct NodeFacts {
 }
 
 impl NodeFacts {
+    /// The capabilities that cannot be given, by name; `None` if there is none.
+    #[must_use]
+    pub fn missing_capabilities(&self) -> Option<String> {
+        let names = super::capability::missing(self.capabilities);
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
     /// The nearest `oom_score_adj` that can be set to what was asked for.
     #[must_use]
     pub fn clamp_oom_score_adj(&self, value: i32) -> i32 {

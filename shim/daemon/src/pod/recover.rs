@@ -152,6 +152,11 @@ fn true_phase(
             reason: ExitReason::Unknown,
             message: "the machine was started anew".to_owned(),
         },
+        Err(_) if has_monitor => ContainerPhase::Exited {
+            record: unseen_end(UNKNOWN_CODE, now_ns()),
+            reason: ExitReason::Unknown,
+            message: "its end could not be recorded".to_owned(),
+        },
         Err(_) => ContainerPhase::Exited {
             record: unseen_end(KILLED, now_ns()),
             reason: ExitReason::Error,

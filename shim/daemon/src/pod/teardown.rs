@@ -2,8 +2,8 @@
 
 use super::PodError;
 use crate::chain::Chain;
-use crate::effects::{CgroupsError, 
-    MonitorError, MonitorLink, Node, SandboxCgroups, connect_monitor, kill_pod_cgroups, remove_container_cgroup, unlink_netns,
+use crate::effects::{
+    CgroupsError, MonitorError, MonitorLink, Node, SandboxCgroups, connect_monitor, kill_pod_cgroups, remove_container_cgroup, unlink_netns,
 };
 use crate::plan::MONITOR_SOCKET;
 use crate::store::SandboxRecord;

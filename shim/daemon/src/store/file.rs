@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Records are some kilobytes; this is where reading stops.
@@ -68,7 +68,7 @@ pub fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), RecordE
     let text = serde_json::to_vec(record).map_err(|source| RecordError::Content { path: path.to_owned(), source })?;
     let temporary = path.with_extension("tmp");
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     }
     let written = OpenOptions::new()
         .write(true)

@@ -26,7 +26,8 @@ impl Driver {
     /// The monitor is gone, and with it the parent of everything in the pod: nothing that still runs could be watched any more.
     pub(super) fn monitor_gone(&mut self) {
         self.link = None;
-        if self.stopping.is_some() {
+        // Stopping a pod ends its monitor.
+        if self.stopping.is_some() || self.is_stopped() {
             return;
         }
         self.pause_ended();
@@ -99,6 +100,10 @@ impl Driver {
             self.record.network_released = true;
             self.record.phase = SandboxPhase::NotReady;
             self.save();
+            // The monitor told of every end before its own. What it could not tell of, since it was killed, was killed too.
+            let lost = self.containers.values().filter(|container| runs(&container.record));
+            let lost: Vec<ContainerId> = lost.map(|container| container.record.id.clone()).collect();
+            self.killed(&lost, Ok(()));
         }
         let failed = outcome.is_err();
         tell_all(self.stopping.take().unwrap_or_default(), outcome);

@@ -1,0 +1,135 @@
+//! Cgroups of pods: where processes are, what limits them, who makes and removes the directories.
+
+use anyhow::{Context, Result};
+use podbox_proto::v1::ContainerState;
+use podbox_tests::host::{cgroup_file, cgroup_hierarchies};
+use podbox_tests::{Census, ContainerSpec, Daemon, PodSpec, wait};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// The cgroup of a process, the same in every hierarchy that podbox uses; those in which it stayed at the daemon's own are left out.
+fn cgroup_of(pid: i32, below: &str) -> Result<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let paths: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).filter(|path| Path::new(path).starts_with(below)).collect();
+    assert_eq!(paths.len(), 1, "{text}");
+    paths.first().map(|path| (*path).to_owned()).context("one path")
+}
+
+fn exists(cgroup: &str) -> bool {
+    cgroup_hierarchies().iter().any(|(_, root)| root.join(cgroup.trim_start_matches('/')).exists())
+}
+
+#[tokio::test]
+async fn each_container_and_pause_has_a_cgroup_named_by_its_id_below_the_pods() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("tree")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let of_pod = format!("{}/{}", daemon.cgroup_parent(), pod.id);
+    assert_eq!(cgroup_of(container.pid().await?, daemon.cgroup_parent())?, format!("{of_pod}/{}", container.id));
+    assert_eq!(cgroup_of(pod.pause_pid().await?, daemon.cgroup_parent())?, format!("{of_pod}/{}", pod.id));
+    // A command run in the container is under its limits.
+    let exec = container.exec(&["/bin/sh", "-c", "cat /proc/self/cgroup"]).await?;
+    assert!(!exec.stdout.contains(".."), "the command is within the container's cgroup namespace root: {}", exec.stdout);
+    Ok(())
+}
+
+#[tokio::test]
+async fn limits_are_what_was_asked_for() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("limits")).await?;
+    let spec = ContainerSpec::sleeper("a").memory_limit(64 << 20).resources(|resources| {
+        resources.cpu_period = 50_000;
+        resources.cpu_quota = 25_000;
+        resources.cpu_shares = 512;
+        "0".clone_into(&mut resources.cpuset_cpus);
+        resources.unified.insert("pids.max".to_owned(), "17".to_owned());
+    });
+    let container = pod.run(&spec).await?;
+    let cgroup = cgroup_of(container.pid().await?, daemon.cgroup_parent())?;
+    assert_eq!(cgroup_file(&cgroup, "pids.max")?, "17");
+    if let Ok(period) = cgroup_file(&cgroup, "cpu.cfs_period_us") {
+        assert_eq!(period, "50000");
+        assert_eq!(cgroup_file(&cgroup, "cpu.cfs_quota_us")?, "25000");
+        assert_eq!(cgroup_file(&cgroup, "cpu.shares")?, "512");
+        assert_eq!(cgroup_file(&cgroup, "memory.limit_in_bytes")?, (64 << 20).to_string());
+    } else {
+        assert_eq!(cgroup_file(&cgroup, "cpu.max")?, "25000 50000");
+        assert_eq!(cgroup_file(&cgroup, "memory.max")?, (64 << 20).to_string());
+    }
+    assert_eq!(cgroup_file(&cgroup, "cpuset.cpus")?, "0");
+    let linux = container.status().await?.resources.and_then(|resources| resources.linux).unwrap_or_default();
+    assert_eq!((linux.memory_limit_in_bytes, linux.cpu_quota, linux.cpu_shares), (64 << 20, 25_000, 512), "the status says so");
+    Ok(())
+}
+
+#[tokio::test]
+async fn more_processes_than_the_limit_cannot_be_made() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pids")).await?;
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 100 & done; wait";
+    let spec = ContainerSpec::shell("forks", script).resources(|resources| {
+        resources.unified.insert("pids.max".to_owned(), "5".to_owned());
+    });
+    let container = pod.run(&spec).await?;
+    let status = container.exited().await?;
+    assert_ne!(status.exit_code, 0);
+    assert!(container.output()?.contains("fork"), "{}", container.output()?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_container_over_its_memory_limit_is_killed_and_reported_as_oom_killed() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("oom")).await?;
+    // Neighbours in the pod are not touched.
+    let neighbour = pod.run(&ContainerSpec::sleeper("neighbour")).await?;
+    let greedy = ContainerSpec::command("greedy", &["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=200M"]).memory_limit(32 << 20);
+    let greedy = pod.run(&greedy).await?;
+    let status = greedy.exited().await?;
+    assert_eq!((status.exit_code, &*status.reason), (137, "OOMKilled"));
+    assert_eq!(neighbour.state().await?, ContainerState::ContainerRunning);
+    // Killed for another reason is not reported so.
+    neighbour.stop(0).await?;
+    let status = neighbour.exited().await?;
+    assert_eq!(status.exit_code, 137);
+    assert_ne!(status.reason, "OOMKilled");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_cgroup_parent_of_a_request_is_the_pods_cgroup_made_and_removed() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    daemon.warm_up().await?;
+    let before = Census::take(&daemon)?;
+    let parent = format!("{}/burstable/pod-7", daemon.cgroup_parent());
+    let pod = daemon.run_pod(&PodSpec::new("made").cgroup_parent(&parent)).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    assert_eq!(cgroup_of(container.pid().await?, &parent)?, format!("{parent}/{}", container.id));
+    container.stop(0).await?;
+    container.remove().await?;
+    assert!(!exists(&format!("{parent}/{}", container.id)));
+    assert!(exists(&parent));
+    pod.end().await?;
+    Census::settle(&daemon, &before, wait::DEADLINE).await?;
+    assert!(!exists(&format!("{}/burstable", daemon.cgroup_parent())), "podbox made it, podbox removes it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cgroup_that_was_there_is_used_and_kept() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let parent = format!("{}/kubelets-own", daemon.cgroup_parent());
+    for (_, root) in cgroup_hierarchies() {
+        std::fs::create_dir_all(root.join(parent.trim_start_matches('/')))?;
+    }
+    let before = Census::take(&daemon)?;
+    let pod = daemon.run_pod(&PodSpec::new("kept").cgroup_parent(&parent)).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    assert_eq!(cgroup_of(container.pid().await?, &parent)?, format!("{parent}/{}", container.id));
+    pod.end().await?;
+    wait::until_true("the pod's own cgroups go", || Census::take(&daemon).is_ok_and(|now| now.count("cgroup") == before.count("cgroup")))
+        .await?;
+    assert!(exists(&parent), "podbox did not make it");
+    Ok(())
+}
