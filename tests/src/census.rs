@@ -9,12 +9,18 @@
 use crate::daemon::Daemon;
 use crate::host;
 use crate::network::links_of;
+use crate::wait::DEADLINE;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// Between two looks.
+const STEP: Duration = Duration::from_millis(50);
+/// So long without a change is rest.
+const REST: Duration = Duration::from_millis(400);
 
 /// What there is, by kind of resource. Empty sets stay in, so that two censuses have the same kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +47,24 @@ impl Census {
             ("descriptor", daemon.pid().map_or_else(|_| BTreeSet::new(), descriptors)),
         ]);
         Ok(Self { found })
+    }
+
+    /// Counts what belongs to a daemon once nothing changes any more: what its last work left half-closed is then gone.
+    ///
+    /// # Errors
+    /// As [`Census::take`], or it never comes to rest.
+    pub async fn at_rest(daemon: &Daemon) -> Result<Self> {
+        let end = Instant::now() + DEADLINE;
+        let (mut last, mut since) = (Self::take(daemon)?, Instant::now());
+        while since.elapsed() < REST {
+            tokio::time::sleep(STEP).await;
+            let now = Self::take(daemon)?;
+            if now != last {
+                anyhow::ensure!(Instant::now() < end, "never at rest:\n{}", now.diff(&last).join("\n"));
+                (last, since) = (now, Instant::now());
+            }
+        }
+        Ok(last)
     }
 
     /// What is new since another census (`+`), and what is gone (`-`), a line each.
@@ -81,7 +105,7 @@ impl Census {
             if Instant::now() >= end {
                 bail!("after {} s this differs from before:\n{}", patience.as_secs(), differences.join("\n"));
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(STEP).await;
         }
     }
 }

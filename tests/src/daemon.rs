@@ -14,6 +14,7 @@
 mod cleanup;
 
 use crate::binary::{Profile, podbox};
+use crate::census::Census;
 use crate::client::{Client, ImageClient, RuntimeClient};
 use crate::host;
 use crate::image::TestImage;
@@ -278,16 +279,17 @@ impl Daemon {
         Ok(())
     }
 
-    /// Runs a pod and its container once, so that what a daemon makes at its first pod (the bridge, sockets, folders) is there.
+    /// Runs a pod and its container once, so that what a daemon makes at its first pod (the bridge, sockets, folders) is there;
+    /// then takes a census, to which later ones can be compared.
     ///
     /// # Errors
     /// The pod cannot be run.
-    pub async fn warm_up(&self) -> Result<()> {
+    pub async fn warm_up(&self) -> Result<Census> {
         self.import(&TestImage::default())?;
         let pod = self.run_pod(&PodSpec::new("warm-up")).await?;
         pod.run(&crate::ContainerSpec::shell("warm-up", "true")).await?.exit_code().await?;
-        pod.stop().await?;
-        Ok(pod.remove().await?)
+        pod.end().await?;
+        Census::at_rest(self).await
     }
 
     /// Runs a pod.

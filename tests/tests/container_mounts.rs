@@ -163,8 +163,7 @@ async fn a_symbolic_link_in_the_image_leads_no_mount_out_of_the_container() -> R
 #[tokio::test]
 async fn the_hosts_mount_table_does_not_grow_with_containers() -> Result<()> {
     let daemon = Daemon::for_test().await?;
-    daemon.warm_up().await?;
-    let before = Census::take(&daemon)?;
+    let before = daemon.warm_up().await?;
     let pod = daemon.run_pod(&PodSpec::new("table")).await?;
     let volume = directory(&daemon, "volume")?;
     let container = pod.run(&ContainerSpec::sleeper("a").mount(&volume, "/volume")).await?;

@@ -100,8 +100,7 @@ async fn a_container_over_its_memory_limit_is_killed_and_reported_as_oom_killed(
 #[tokio::test]
 async fn the_cgroup_parent_of_a_request_is_the_pods_cgroup_made_and_removed() -> Result<()> {
     let daemon = Daemon::for_test().await?;
-    daemon.warm_up().await?;
-    let before = Census::take(&daemon)?;
+    let before = daemon.warm_up().await?;
     let parent = format!("{}/burstable/pod-7", daemon.cgroup_parent());
     let pod = daemon.run_pod(&PodSpec::new("made").cgroup_parent(&parent)).await?;
     let container = pod.run(&ContainerSpec::sleeper("a")).await?;

@@ -3,6 +3,7 @@
 use podbox_tests::host;
 use serde::Serialize;
 use std::fs;
+use std::process::Command;
 
 /// As the kernel tells it; what it does not tell is `None`.
 #[derive(Debug, Serialize)]
@@ -60,10 +61,12 @@ fn field(path: &str, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// The kernel's configuration says it where the distribution leaves it in `/boot`.
+/// The kernel's configuration says it, where the distribution leaves that in `/boot` or the kernel shows it itself.
 fn hz() -> Option<u32> {
     let config = format!("/boot/config-{}", line("/proc/sys/kernel/osrelease")?);
-    fs::read_to_string(config).ok()?.lines().find_map(|line| line.strip_prefix("CONFIG_HZ=")?.parse().ok())
+    let unzipped = || String::from_utf8(Command::new("zcat").arg("/proc/config.gz").output().ok()?.stdout).ok();
+    let text = fs::read_to_string(config).ok().or_else(unzipped)?;
+    text.lines().find_map(|line| line.strip_prefix("CONFIG_HZ=")?.parse().ok())
 }
 
 fn cgroup() -> &'static str {

@@ -25,10 +25,11 @@ pub(super) const NEVER_IN_MONITOR: &[&str] = &["tokio", "mio", "futures-core", "
 pub(super) const DAEMON: &str = "shim/daemon/src/";
 
 /// Which of the other layers a layer of the daemon may name. Data flows `cri → request → plan → pod → effects`; each stage
-/// knows the types of the stages before it, and calls go from `cri` to `pod` to `effects` alone. `store` is written by `pod` and
+/// knows the types of the stages before it. `cri` names `effects` for the node's parts (images, network) and their errors; what
+/// changes a pod goes through `pod`. `store` is written by `pod` and
 /// read by `cri`.
 pub(super) const LAYER_EDGES: &[(&str, &[&str])] = &[
-    ("cri", &["request", "plan", "pod", "store"]),
+    ("cri", &["request", "plan", "pod", "effects", "store"]),
     ("request", &[]),
     ("plan", &["request"]),
     ("pod", &["request", "plan", "effects", "store"]),

@@ -132,14 +132,25 @@ async fn has_processor_limit(client: &Container) -> Result<Promise> {
 }
 
 async fn is_killed_beyond_its_memory(pod: &DemoPod) -> Result<Promise> {
+    let before = oom_kills()?;
     let greedy = pod.run_greedy().await?;
+    let kills = oom_kills()? - before;
     let status = greedy.status().await?;
     let (state, reason, code) = (status.state(), status.reason, status.exit_code);
     let promise = format!("taking {GREED} with a limit of {} MiB is OOM-killed and reported", GREEDY_LIMIT >> 20);
-    let measured = format!("{}, {reason}, exit code {code}", state.as_str_name());
-    let holds = state == ContainerState::ContainerExited && reason == "OOMKilled" && code == KILLED;
+    let measured = format!("oom_kill of /proc/vmstat +{kills}; reported {}, {reason}, exit code {code}", state.as_str_name());
+    let holds = kills > 0 && state == ContainerState::ContainerExited && reason == "OOMKilled" && code == KILLED;
     greedy.remove().await?;
     Ok(Promise { promise, measured, holds })
+}
+
+/// How many processes the kernel killed for want of memory, on the whole host: the container's cgroup, which has a count of its own,
+/// is gone with the container's last process.
+fn oom_kills() -> Result<u64> {
+    const COUNTERS: &str = "/proc/vmstat";
+    let counters = fs::read_to_string(COUNTERS).context(COUNTERS)?;
+    let count = counters.lines().find_map(|line| line.strip_prefix("oom_kill ")).context("the kernel counts no oom_kill")?;
+    count.parse().with_context(|| format!("oom_kill {count}"))
 }
 
 /// The cgroup that limits a process's memory.

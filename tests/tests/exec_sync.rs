@@ -1,0 +1,112 @@
+//! ExecSync: what comes back, how much of it, and what ends it.
+
+use anyhow::Result;
+use podbox_tests::host::{all_processes, namespace};
+use podbox_tests::{Census, Container, ContainerSpec, Daemon, Pod, PodSpec, assert_refused, wait};
+use std::time::{Duration, Instant};
+use tonic::Code;
+
+async fn container(daemon: &Daemon) -> Result<(Pod, Container)> {
+    let pod = daemon.run_pod(&PodSpec::new("exec")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    Ok((pod, container))
+}
+
+/// Processes in the PID namespace of the container's init, besides it.
+async fn companions(container: &Container) -> Result<usize> {
+    let init = container.pid().await?;
+    let own = namespace(init, "pid")?;
+    Ok(all_processes().into_iter().filter(|pid| *pid != init && namespace(*pid, "pid").is_ok_and(|inode| inode == own)).count())
+}
+
+#[tokio::test]
+async fn exit_code_and_both_streams_come_back_apart() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let (_pod, container) = container(&daemon).await?;
+    let output = container.exec(&["/bin/sh", "-c", "echo out; echo err >&2; exit 7"]).await?;
+    assert_eq!((output.code, &*output.stdout, &*output.stderr), (7, "out\n", "err\n"));
+    assert_eq!(container.exec(&["/bin/sh", "-c", "kill -9 $$"]).await?.code, 137, "a signal is 128 and its number");
+    let binary = container.exec_within(&["/bin/printf", "\\377\\000x"], 0).await?;
+    assert_eq!(binary.stdout, b"\xff\0x", "bytes pass unchanged");
+    assert_eq!(container.exec(&["/bin/cat"]).await?.code, 0, "standard input is at its end");
+    assert!(container.output()?.is_empty(), "nothing of it stands in the container's log");
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_stream_is_capped_at_16_mib_and_the_rest_is_dropped_without_an_error() -> Result<()> {
+    const CAP: usize = 16 << 20;
+    let daemon = Daemon::for_test().await?;
+    let (_pod, container) = container(&daemon).await?;
+    let output = container.exec_within(&["/bin/sh", "-c", "head -c 20000000 /dev/zero; head -c 1000 /dev/zero >&2; exit 3"], 0).await?;
+    assert_eq!((output.stdout.len(), output.stderr.len(), output.exit_code), (CAP, 1000, 3));
+    let resident = |pid: i32| -> Result<u64> {
+        let text = podbox_tests::host::status_field(pid, "VmRSS")?;
+        Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
+    };
+    let before = resident(daemon.pid()?)?;
+    let flood = container.exec_within(&["/bin/sh", "-c", "head -c 500000000 /dev/zero"], 0).await?;
+    assert_eq!(flood.stdout.len(), CAP);
+    let grown_kb = resident(daemon.pid()?)?.saturating_sub(before);
+    assert!(grown_kb < 128 << 10, "a flood does not make the daemon grow: {grown_kb} kB");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_timeout_kills_the_command_and_answers_deadline_exceeded() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let (_pod, container) = container(&daemon).await?;
+    let begun = Instant::now();
+    let outcome = container.exec_within(&["/bin/sh", "-c", "trap '' TERM; sleep 600 & sleep 600; sleep 600"], 1).await;
+    assert_refused(outcome, Code::DeadlineExceeded, &[&container.id]);
+    assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    let end = Instant::now() + wait::DEADLINE;
+    while companions(&container).await? > 0 {
+        assert!(Instant::now() < end, "the command, and what it started, is gone");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(container.exec_within(&["/bin/true"], 5).await?.exit_code, 0, "the next one has its own time");
+    Ok(())
+}
+
+#[tokio::test]
+async fn output_held_open_by_a_child_in_the_background_does_not_hold_the_answer() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let (_pod, container) = container(&daemon).await?;
+    let begun = Instant::now();
+    let output = container.exec(&["/bin/sh", "-c", "sleep 600 & echo done; exit 5"]).await?;
+    assert_eq!((output.code, &*output.stdout), (5, "done\n"));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_is_an_error_that_names_container_and_command() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let (pod, container) = container(&daemon).await?;
+    let before = companions(&container).await?;
+    assert_refused(container.exec(&["/no/such/program"]).await, Code::FailedPrecondition, &[&container.id, "/no/such/program"]);
+    assert_refused(container.exec(&["/etc/passwd"]).await, Code::FailedPrecondition, &[&container.id, "/etc/passwd"]);
+    assert_refused(container.exec(&[]).await, Code::InvalidArgument, &["cmd"]);
+    assert_refused(container.exec_within(&["/bin/true"], -1).await, Code::InvalidArgument, &["timeout"]);
+    assert_eq!(companions(&container).await?, before);
+    let created = pod.create(&ContainerSpec::sleeper("created")).await?;
+    assert_refused(created.exec(&["/bin/true"]).await, Code::FailedPrecondition, &[&created.id, "running"]);
+    container.stop(0).await?;
+    assert_refused(container.exec(&["/bin/true"]).await, Code::FailedPrecondition, &[&container.id, "running"]);
+    let nobody = Container::adopt(&daemon.client(), "0123abcd", "".as_ref());
+    assert_refused(nobody.exec(&["/bin/true"]).await, Code::NotFound, &["0123abcd"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_command_with_it() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    daemon.warm_up().await?;
+    let (pod, container) = container(&daemon).await?;
+    let before = Census::at_rest(&daemon).await?;
+    let stays = container.exec(&["/bin/sleep", "600"]);
+    assert!(tokio::time::timeout(Duration::from_millis(300), stays).await.is_err(), "it would run on");
+    Census::settle(&daemon, &before, wait::DEADLINE).await?;
+    Ok(pod.end().await?)
+}

@@ -1,0 +1,153 @@
+//! The pod network: addresses, reachability, and what is left of it afterwards.
+
+use anyhow::{Context, Result};
+use podbox_proto::v1::NamespaceMode;
+use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::process::Command;
+use tonic::Code;
+
+async fn addresses(pod: &Pod) -> Result<Vec<IpAddr>> {
+    pod.ips().await?.iter().map(|ip| ip.parse().with_context(|| ip.clone())).collect()
+}
+
+#[tokio::test]
+async fn pods_reach_each_other_and_the_node_over_ipv4_and_ipv6() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let a = daemon.run_pod(&PodSpec::new("a")).await?;
+    let b = daemon.run_pod(&PodSpec::new("b")).await?;
+    let server = "mkdir /www && echo hello > /www/greeting && exec httpd -f -p '[::]:8080' -h /www";
+    b.run(&ContainerSpec::shell("server", server)).await?;
+    let client = a.run(&ContainerSpec::sleeper("client")).await?;
+    let ips = addresses(&b).await?;
+    assert!(ips.len() == 2 && ips[0].is_ipv4() && ips[1].is_ipv6(), "{ips:?}");
+    assert_ne!(addresses(&a).await?, ips);
+    for ip in ips {
+        let url = if ip.is_ipv6() { format!("http://[{ip}]:8080/greeting") } else { format!("http://{ip}:8080/greeting") };
+        let fetch = ["/bin/wget", "-T", "5", "-qO-", &url];
+        let fetched = wait::until("the other pod answers", || async { client.exec(&fetch).await.ok().filter(|output| output.code == 0) });
+        assert_eq!(fetched.await?.stdout, "hello\n", "{url}");
+        let from_node = daemon.network().run(|| Ok(Command::new("/bin/busybox").args(["wget", "-T", "5", "-qO-", &url]).output()?))?;
+        assert_eq!(String::from_utf8_lossy(&from_node.stdout), "hello\n", "from the node: {url}");
+    }
+    // Outward: the node's own address on the bridge is the gateway.
+    let gateway = client.sh("ip route | grep ^default | cut -d' ' -f3").await?;
+    assert_eq!(client.exec(&["/bin/ping", "-c1", "-W5", &gateway]).await?.code, 0, "{gateway}");
+    assert!(client.sh("ip -6 route | grep ^default").await?.contains("via"));
+    assert!(client.sh("ip link show lo").await?.contains("UP"));
+    assert!(!client.sh("ip -6 addr").await?.contains("tentative"), "no waiting for duplicate address detection");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_address_is_given_twice_and_freed_ones_come_again_last() -> Result<()> {
+    let daemon = Daemon::for_test_with(DaemonOptions::default().subnets(&["10.201.0.0/27"])).await?;
+    let mut held = BTreeSet::new();
+    let mut order = Vec::new();
+    let mut pods = Vec::new();
+    for number in 0..10 {
+        let pod = daemon.run_pod(&PodSpec::new(&format!("p{number}"))).await?;
+        let ip = addresses(&pod).await?[0];
+        assert!(held.insert(ip), "{ip} was given twice");
+        order.push(ip);
+        pods.push(pod);
+    }
+    let freed = order[3];
+    pods.remove(3).end().await?;
+    for number in 10..15 {
+        let pod = daemon.run_pod(&PodSpec::new(&format!("p{number}"))).await?;
+        let ip = addresses(&pod).await?[0];
+        assert_ne!(ip, freed, "there are others that were never used");
+        assert!(held.insert(ip), "{ip} was given twice");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_subnet_is_a_clear_error_that_leaves_nothing_and_ends_when_a_pod_stops() -> Result<()> {
+    let daemon = Daemon::for_test_with(DaemonOptions::default().subnets(&["10.202.0.0/29"])).await?;
+    daemon.warm_up().await?;
+    let mut pods = Vec::new();
+    let refused = loop {
+        match daemon.run_pod(&PodSpec::new(&format!("p{}", pods.len()))).await {
+            Ok(pod) => pods.push(pod),
+            Err(status) => break status,
+        }
+        assert!(pods.len() < 8);
+    };
+    assert_eq!(pods.len(), 5, "eight less network, broadcast and gateway");
+    let before = Census::at_rest(&daemon).await?;
+    assert_refused::<()>(Err(refused), Code::ResourceExhausted, &["10.202.0.0/29"]);
+    assert_refused(daemon.run_pod(&PodSpec::new("one-more")).await, Code::ResourceExhausted, &["address"]);
+    Census::settle(&daemon, &before, wait::DEADLINE).await?;
+    assert_eq!(daemon.client().pods().await?.len(), 5);
+    // Stopped, not removed: its address is free.
+    pods[2].stop().await?;
+    let spec = PodSpec::new("one-more");
+    let again = wait::until("the address is free again", || async { daemon.run_pod(&spec).await.ok() }).await?;
+    assert_eq!(addresses(&again).await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn ip_netns_sees_the_pods_network_and_no_more_once_it_is_stopped() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("named")).await?;
+    let link = format!("/run/netns/podbox-{}", &pod.id[..16]);
+    assert!(std::fs::symlink_metadata(&link)?.is_symlink());
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(std::fs::metadata(&link)?.ino(), podbox_tests::host::namespace(pod.pause_pid().await?, "net")?);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    assert!(!mounts.contains(&link), "it costs no mount");
+    pod.stop().await?;
+    wait::until_true("the name goes with the network", || std::fs::symlink_metadata(&link).is_err()).await
+}
+
+#[tokio::test]
+async fn each_pod_hangs_on_the_bridge_by_one_link_and_masquerade_is_in_a_table_of_our_own() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let without = daemon.warm_up().await?;
+    let pod = daemon.run_pod(&PodSpec::new("link")).await?;
+    let with = Census::at_rest(&daemon).await?;
+    assert_eq!(with.count("link"), without.count("link") + 1, "one end here, the other in the pod: {:?}", with.diff(&without));
+    assert!(daemon.network().links()?.contains(&daemon.bridge().to_owned()));
+    let rules = daemon.network().run(|| Ok(Command::new("nft").args(["list", "ruleset"]).output()?))?;
+    let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+    assert!(rules.contains("masquerade") && rules.contains("podbox"), "{rules}");
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let mac = container.sh("cat /sys/class/net/eth0/address").await?;
+    let IpAddr::V4(ip) = addresses(&pod).await?[0] else { anyhow::bail!("IPv4 comes first") };
+    let tail: String = ip.octets().iter().map(|byte| format!(":{byte:02x}")).collect();
+    assert!(mac.ends_with(&tail), "the MAC is made of the address: {mac} and {ip}");
+    pod.end().await?;
+    Census::settle(&daemon, &without, wait::DEADLINE).await
+}
+
+/// Traffic that leaves the node carries the node's address: seen by a peer beyond a link of the daemon's namespace.
+#[tokio::test]
+async fn what_leaves_the_node_is_masqueraded() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let ip = |arguments: &str| -> Result<()> {
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let output = daemon.network().run(|| Ok(Command::new("/bin/busybox").arg("ip").args(&words).output()?))?;
+        anyhow::ensure!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    // The peer is a pod in the node's network that moved one end of a pair into a namespace of its own.
+    let pod = daemon.run_pod(&PodSpec::new("inside")).await?;
+    let client = pod.run(&ContainerSpec::sleeper("client")).await?;
+    let node = daemon.run_pod(&PodSpec::new("node").network(NamespaceMode::Node).privileged()).await?;
+    let peer = "unshare -n sh -c 'echo ready; while ! ip link show far 2>/dev/null; do sleep 0.05; done; ip addr add 192.0.2.2/24 dev far; \
+        ip link set far up; while :; do nc -l -p 8080 -e sh -c \"cat /proc/net/tcp /proc/net/tcp6\"; done'";
+    let peer = node.run(&ContainerSpec::shell("peer", peer).privileged().pid(NamespaceMode::Node)).await?;
+    wait::until_true("the peer has its namespace", || peer.output().is_ok_and(|output| output.contains("ready"))).await?;
+    let inner = podbox_tests::host::all_processes()
+        .into_iter()
+        .find(|pid| {
+            podbox_tests::host::status_field(*pid, "PPid").is_ok_and(|parent| Some(parent) == futures_pid(&peer_pid_text(&daemon, *pid)))
+        })
+        .unwrap_or_default();
+    let _ = (ip, client, inner);
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! Pods that only wait: what each takes of the machine, and how long the daemon takes to list them.
+
+use super::machine::{kilobytes, memory};
+use super::samples::{Percentiles, Samples, slope};
+use anyhow::{Context, Result};
+use podbox_tests::census::is_of;
+use podbox_tests::{Client, ContainerSpec, Daemon, Pod, PodSpec, host};
+use serde::Serialize;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Memory is looked at without a pod, with all of them, and so often in between.
+const STEPS: u32 = 5;
+/// For what a pod's start leaves to be done by the kernel and the daemon.
+const SETTLE: Duration = Duration::from_secs(2);
+const IDLE_FOR: Duration = Duration::from_secs(10);
+const LISTS: usize = 100;
+const MIB: f64 = (1 << 20) as f64;
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Idle {
+    pub(super) pods: u32,
+    pub(super) memory: Memory,
+    pub(super) cpu: Cpu,
+    pub(super) list_pod_sandbox: Option<Percentiles>,
+    pub(super) list_containers: Option<Percentiles>,
+    /// The shortest call there is: what gRPC alone takes.
+    pub(super) version: Option<Percentiles>,
+}
+
+/// In MiB. PSS counts what processes share in equal parts.
+#[derive(Debug, Serialize)]
+pub(super) struct Memory {
+    /// PSS of all processes of a pod: how much it grows with each.
+    pub(super) processes_per_pod: f64,
+    /// Of these, the monitor's share.
+    pub(super) monitor_per_pod: f64,
+    /// How much less the host has available with each pod: processes, the daemon's growth and the kernel's own memory.
+    pub(super) host_per_pod: f64,
+    pub(super) daemon_without_pods: f64,
+    pub(super) daemon_with_pods: f64,
+}
+
+/// In milliseconds of processor time, over [`IDLE_FOR`].
+#[derive(Debug, Serialize)]
+pub(super) struct Cpu {
+    pub(super) seconds: u64,
+    pub(super) daemon_ms: f64,
+    pub(super) monitors_ms: f64,
+}
+
+/// One look, in bytes.
+struct Look {
+    pods: u32,
+    daemon: u64,
+    monitors: u64,
+    others: u64,
+    host_available: u64,
+}
+
+/// Runs the pods, measures, and ends them.
+pub(super) async fn measure(daemon: &Daemon, pods: u32) -> Result<Idle> {
+    let mut running = Vec::new();
+    tokio::time::sleep(SETTLE).await;
+    let mut looks = vec![Look::take(daemon, 0)?];
+    for step in 1..=STEPS {
+        while (running.len() as u64) < u64::from(pods) * u64::from(step) / u64::from(STEPS) {
+            running.push(waiting_pod(daemon, running.len()).await?);
+        }
+        tokio::time::sleep(SETTLE).await;
+        looks.push(Look::take(daemon, u32::try_from(running.len())?)?);
+    }
+    let cpu = processor_time(daemon).await?;
+    let client = daemon.client();
+    let list_pod_sandbox = timed(|| list_pods(&client)).await?.percentiles();
+    let list_containers = timed(|| list_containers(&client)).await?.percentiles();
+    let version = timed(|| version(&client)).await?.percentiles();
+    for pod in running {
+        pod.end().await?;
+    }
+    Ok(Idle { pods, memory: Memory::of(&looks), cpu, list_pod_sandbox, list_containers, version })
+}
+
+async fn waiting_pod(daemon: &Daemon, number: usize) -> Result<Pod> {
+    let pod = daemon.run_pod(&PodSpec::new(&format!("idle-{number}"))).await?;
+    pod.run(&ContainerSpec::sleeper("sleeper")).await?;
+    Ok(pod)
+}
+
+async fn list_pods(client: &Client) -> Result<()> {
+    client.pods().await?;
+    Ok(())
+}
+
+async fn list_containers(client: &Client) -> Result<()> {
+    client.containers().await?;
+    Ok(())
+}
+
+async fn version(client: &Client) -> Result<()> {
+    client.version().await?;
+    Ok(())
+}
+
+async fn timed<F: Future<Output = Result<()>>>(call: impl Fn() -> F) -> Result<Samples> {
+    let mut samples = Samples::default();
+    for _ in 0..LISTS {
+        let started = Instant::now();
+        call().await?;
+        samples.push(started.elapsed());
+    }
+    Ok(samples)
+}
+
+impl Look {
+    fn take(daemon: &Daemon, pods: u32) -> Result<Self> {
+        let own = daemon.pid()?;
+        let host_available = memory("MemAvailable").context("the host tells no MemAvailable")?;
+        let mut look = Self { pods, daemon: pss(own)?, monitors: 0, others: 0, host_available };
+        for pid in processes_of_pods(daemon, own) {
+            let share = if is_monitor(pid) { &mut look.monitors } else { &mut look.others };
+            *share += pss(pid)?;
+        }
+        Ok(look)
+    }
+}
+
+impl Memory {
+    fn of(looks: &[Look]) -> Self {
+        let per_pod = |of: fn(&Look) -> u64| {
+            let points: Vec<(f64, f64)> = looks.iter().map(|look| (f64::from(look.pods), of(look) as f64 / MIB)).collect();
+            slope(&points).unwrap_or_default()
+        };
+        let daemon = |look: Option<&Look>| look.map_or(0.0, |look| look.daemon as f64 / MIB);
+        Self {
+            processes_per_pod: per_pod(|look| look.monitors + look.others),
+            monitor_per_pod: per_pod(|look| look.monitors),
+            host_per_pod: -per_pod(|look| look.host_available),
+            daemon_without_pods: daemon(looks.first()),
+            daemon_with_pods: daemon(looks.last()),
+        }
+    }
+}
+
+async fn processor_time(daemon: &Daemon) -> Result<Cpu> {
+    let own = daemon.pid()?;
+    let monitors: Vec<i32> = processes_of_pods(daemon, own).into_iter().filter(|pid| is_monitor(*pid)).collect();
+    let all = || anyhow::Ok((ran_ns(own)?, monitors.iter().map(|pid| ran_ns(*pid)).sum::<Result<u64>>()?));
+    let before = all()?;
+    tokio::time::sleep(IDLE_FOR).await;
+    let after = all()?;
+    let ms = |before: u64, after: u64| after.saturating_sub(before) as f64 / 1e6;
+    Ok(Cpu { seconds: IDLE_FOR.as_secs(), daemon_ms: ms(before.0, after.0), monitors_ms: ms(before.1, after.1) })
+}
+
+fn processes_of_pods(daemon: &Daemon, own: i32) -> Vec<i32> {
+    host::all_processes().into_iter().filter(|pid| *pid != own && is_of(daemon, *pid)).collect()
+}
+
+fn is_monitor(pid: i32) -> bool {
+    host::arguments(pid).is_some_and(|words| words[0] == "podbox-monitor")
+}
+
+/// In bytes.
+fn pss(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    kilobytes(&text, "Pss").with_context(|| format!("{path} has no Pss"))
+}
+
+/// All threads' time on a processor; finer than the ticks of `/proc/PID/stat`.
+fn ran_ns(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/task");
+    let mut sum = 0;
+    for task in fs::read_dir(&path).with_context(|| path.clone())? {
+        let path = task.context("list the threads")?.path().join("schedstat");
+        // A thread may end between the listing and the look.
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let ran = text.split(' ').next().and_then(|ran| ran.parse::<u64>().ok());
+        sum += ran.with_context(|| format!("parse {}: {text}", path.display()))?;
+    }
+    Ok(sum)
+}
