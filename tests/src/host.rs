@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 /// A file that proves that a package is there, and the package.
-const PACKAGES: [(&str, &str); 2] = [("/bin/busybox", "busybox-static"), ("/usr/sbin/nft", "nftables")];
+const PACKAGES: [(&str, &str); 3] = [("/bin/busybox", "busybox-static"), ("/usr/sbin/nft", "nftables"), ("/sbin/ip", "iproute2")];
 
 /// Installs the Debian packages that the tests use and the machine lacks; prints the names of what it installs.
 ///

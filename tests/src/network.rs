@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
@@ -40,6 +42,12 @@ impl NetworkNamespace {
     pub fn inode(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
         self.file.metadata().map_or(0, |metadata| metadata.ino())
+    }
+
+    /// A path by which other processes of root's can open it, as long as this value lives.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
     /// Works within it, on a thread that is then thrown away. Processes started there are in it as well.

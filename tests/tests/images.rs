@@ -144,7 +144,10 @@ async fn image_fs_info_tells_of_a_file_system_in_use() -> Result<()> {
     for usage in info.image_filesystems.iter().chain(&info.container_filesystems) {
         assert!(usage.timestamp > 0, "{usage:?}");
         let mountpoint = usage.fs_id.clone().unwrap_or_default().mountpoint;
-        assert!(daemon.root_dir().starts_with(&mountpoint) || std::path::Path::new(&mountpoint).starts_with(daemon.root_dir()), "{mountpoint}");
+        assert!(
+            daemon.root_dir().starts_with(&mountpoint) || std::path::Path::new(&mountpoint).starts_with(daemon.root_dir()),
+            "{mountpoint}"
+        );
     }
     let used = info.image_filesystems[0].used_bytes.unwrap_or_default().value;
     assert!(used > 1 << 20, "busybox alone is more: {used}");

@@ -1,10 +1,10 @@
 //! The pod network: addresses, reachability, and what is left of it afterwards.
 
-use anyhow::{Context, Result};
-use podbox_proto::v1::NamespaceMode;
+use anyhow::{Context, Result, ensure};
+use podbox_tests::network::NetworkNamespace;
 use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::process::Command;
 use tonic::Code;
 
@@ -124,30 +124,34 @@ async fn each_pod_hangs_on_the_bridge_by_one_link_and_masquerade_is_in_a_table_o
     Census::settle(&daemon, &without, wait::DEADLINE).await
 }
 
-/// Traffic that leaves the node carries the node's address: seen by a peer beyond a link of the daemon's namespace.
+/// Runs `ip` in the daemon's network namespace.
+fn ip(network: &NetworkNamespace, arguments: &str) -> Result<()> {
+    let words: Vec<&str> = arguments.split(' ').collect();
+    let output = network.run(|| Ok(Command::new("ip").args(&words).output()?))?;
+    ensure!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// The peer has no route to pods: an answer reaches them only if the node put its own address in the place of theirs.
 #[tokio::test]
-async fn what_leaves_the_node_is_masqueraded() -> Result<()> {
+async fn what_leaves_the_node_carries_the_nodes_address() -> Result<()> {
     let daemon = Daemon::for_test().await?;
-    let ip = |arguments: &str| -> Result<()> {
-        let words: Vec<&str> = arguments.split(' ').collect();
-        let output = daemon.network().run(|| Ok(Command::new("/bin/busybox").arg("ip").args(&words).output()?))?;
-        anyhow::ensure!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    };
-    // The peer is a pod in the node's network that moved one end of a pair into a namespace of its own.
     let pod = daemon.run_pod(&PodSpec::new("inside")).await?;
     let client = pod.run(&ContainerSpec::sleeper("client")).await?;
-    let node = daemon.run_pod(&PodSpec::new("node").network(NamespaceMode::Node).privileged()).await?;
-    let peer = "unshare -n sh -c 'echo ready; while ! ip link show far 2>/dev/null; do sleep 0.05; done; ip addr add 192.0.2.2/24 dev far; \
-        ip link set far up; while :; do nc -l -p 8080 -e sh -c \"cat /proc/net/tcp /proc/net/tcp6\"; done'";
-    let peer = node.run(&ContainerSpec::shell("peer", peer).privileged().pid(NamespaceMode::Node)).await?;
-    wait::until_true("the peer has its namespace", || peer.output().is_ok_and(|output| output.contains("ready"))).await?;
-    let inner = podbox_tests::host::all_processes()
-        .into_iter()
-        .find(|pid| {
-            podbox_tests::host::status_field(*pid, "PPid").is_ok_and(|parent| Some(parent) == futures_pid(&peer_pid_text(&daemon, *pid)))
-        })
-        .unwrap_or_default();
-    let _ = (ip, client, inner);
+    let far = NetworkNamespace::new()?;
+    ip(daemon.network(), &format!("link add near type veth peer name far netns {}", far.path().display()))?;
+    for (network, link, host) in [(daemon.network(), "near", 1), (&far, "far", 2)] {
+        ip(network, &format!("addr add 192.0.2.{host}/24 dev {link}"))?;
+        ip(network, &format!("addr add 2001:db8::{host}/64 dev {link} nodad"))?;
+        ip(network, &format!("link set {link} up"))?;
+    }
+    for (address, node) in [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")] {
+        let listener = far.run(|| Ok(TcpListener::bind((address.parse::<IpAddr>()?, 8080))?))?;
+        let accepted = tokio::task::spawn_blocking(move || listener.accept());
+        let connect = format!("echo | nc -w 5 {address} 8080");
+        let connected = client.exec(&["/bin/sh", "-c", &connect]).await?;
+        let (_, from) = tokio::time::timeout(wait::DEADLINE, accepted).await.with_context(|| format!("{address}: {connected:?}"))???;
+        assert_eq!(from.ip(), node.parse::<IpAddr>()?, "{address}");
+    }
     Ok(())
 }

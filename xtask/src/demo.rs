@@ -12,8 +12,9 @@ mod measure;
 mod pod;
 mod report;
 
+use crate::interrupt::{self, Interrupted};
 use crate::terminal::{Colours, Table, Tone};
-use crate::{build, interrupt, setup};
+use crate::{abandoned, build, setup};
 use anyhow::{Context, Result, bail};
 use leftovers::Traces;
 use pod::DemoPod;
@@ -44,6 +45,7 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// Something cannot be set up, or a row of the result does not hold.
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     setup::ensure_ready()?;
+    abandoned::remove()?;
     step("building podbox");
     let binary = build::program("podbox", "podbox", build::Profile::Dev)?;
     let stage = Stage { output: args.output, colours: Colours::of_stdout() };
@@ -77,9 +79,11 @@ impl Stage {
         let traces = Traces::of(&daemon)?;
         step(&format!("starting podbox serve in {}", daemon.directory().display()));
         let outcome = interrupt::or_else(self.life(&mut daemon, &mut report)).await;
-        report.faults.extend(outcome.err().map(|fault| format!("{fault:#}")));
-        if !report.faults.is_empty() {
-            eprintln!("{}", end_of(&daemon.log()));
+        if let Err(fault) = outcome {
+            if !fault.is::<Interrupted>() {
+                eprintln!("{}", end_of(&daemon.log()));
+            }
+            report.fault = Some(format!("{fault:#}"));
         }
         drop(daemon);
         report.endings.push(traces.promise());

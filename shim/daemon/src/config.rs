@@ -1,7 +1,7 @@
 //! The configuration file: every key optional, every default a value, every mistake an error with file, line and key.
 //!
-//! The keys and their defaults are a contract (README and `podbox.toml(5)`-style comments in `docs` quote them). Values are
-//! checked while they are parsed, so that an error knows its place in the file.
+//! The keys and their defaults are a contract. Values are checked while they are parsed, so that an error knows its place in the
+//! file.
 
 mod error;
 mod value;

@@ -29,7 +29,9 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 /// The kubelet's own bound on a message.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Both full streams of an ExecSync, and what is around them.
+const ANSWER_BYTES_MAX: usize = 33 * 1024 * 1024;
 /// Calls that are under way when the daemon is told to go: the rest is cut off, and their callers try again.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -152,8 +154,8 @@ async fn answer(cri: Cri, listener: UnixListener, stop: impl Future<Output = ()>
     let (ask_to_stop, stopping) = tokio::sync::oneshot::channel();
     let server = Server::builder()
         .layer(LogCalls)
-        .add_service(runtime.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(images.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(runtime.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
+        .add_service(images.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
         .add_service(health_service)
         .add_service(describe().build_v1().context("describe the services")?)
         .add_service(describe().build_v1alpha().context("describe the services to older clients")?)

@@ -95,8 +95,7 @@ async fn cycle(runtime: &mut RuntimeClient, logs: &Path) -> Result<[Duration; CA
     clock.lap();
 
     let container = Some(ContainerSpec::sleeper("sleeper").config);
-    let request =
-        v1::CreateContainerRequest { pod_sandbox_id: pod_sandbox_id.clone(), config: container, sandbox_config: Some(config) };
+    let request = v1::CreateContainerRequest { pod_sandbox_id: pod_sandbox_id.clone(), config: container, sandbox_config: Some(config) };
     clock.reset();
     let container_id = runtime.create_container(request).await?.into_inner().container_id;
     clock.lap();

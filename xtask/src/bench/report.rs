@@ -98,7 +98,15 @@ impl Life {
 
 impl Report {
     /// `took`: how long the clients took for all their cycles.
-    pub(super) fn new(machine: Machine, serial: &Cycles, floor: &Floor, parallel: &Cycles, clients: u32, took: Duration, idle: Idle) -> Self {
+    pub(super) fn new(
+        machine: Machine,
+        serial: &Cycles,
+        floor: &Floor,
+        parallel: &Cycles,
+        clients: u32,
+        took: Duration,
+        idle: Idle,
+    ) -> Self {
         let floor = Stages::of(floor);
         let serial = Life::of(serial, &floor);
         let life = Life::of(parallel, &floor);

@@ -30,7 +30,8 @@ impl Samples {
     pub(super) fn percentiles(&self) -> Option<Percentiles> {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
-        let at = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).map(|sample| sample.as_secs_f64() * 1e3);
+        let at =
+            |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).map(|sample| sample.as_secs_f64() * 1e3);
         Some(Percentiles { count: sorted.len(), p50_ms: at(50)?, p90_ms: at(90)?, p99_ms: at(99)? })
     }
 }

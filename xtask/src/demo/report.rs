@@ -14,8 +14,8 @@ pub(super) struct Report {
     pub(super) leftovers: Vec<Leftover>,
     /// How the daemon ended, and the demo.
     pub(super) endings: Vec<Promise>,
-    /// What kept the demo from going on, in the order it happened.
-    pub(super) faults: Vec<String>,
+    /// What kept the demo from going on.
+    pub(super) fault: Option<String>,
 }
 
 /// One kind of namespace: the inodes behind `/proc/PID/ns/KIND`, which tell two namespaces apart.
@@ -80,7 +80,7 @@ impl Report {
     /// Everything was measured, and holds.
     pub(super) fn holds(&self) -> bool {
         let measured = ![self.namespaces.len(), self.promises.len(), self.leftovers.len(), self.endings.len()].contains(&0);
-        measured && self.faults.is_empty() && self.broken() == 0
+        measured && self.fault.is_none() && self.broken() == 0
     }
 
     fn broken(&self) -> usize {
@@ -145,10 +145,11 @@ impl Report {
     /// The last line.
     pub(super) fn summary(&self, colours: Colours) -> String {
         let rows = self.namespaces.len() + self.promises.len() + self.leftovers.len() + self.endings.len();
-        let text = match (self.holds(), self.faults.is_empty()) {
-            (true, _) => format!("all {rows} rows hold; nothing is left"),
-            (false, true) => format!("{} of {rows} rows do not hold", self.broken()),
-            (false, false) => format!("the demo failed: {} of {rows} rows do not hold, and {}", self.broken(), self.faults.join("; ")),
+        let text = match (&self.fault, self.broken()) {
+            (None, 0) => format!("all {rows} rows hold; nothing is left"),
+            (None, broken) => format!("{broken} of {rows} rows do not hold"),
+            (Some(fault), 0) => format!("the demo did not come to its end: {fault}"),
+            (Some(fault), broken) => format!("the demo did not come to its end: {fault}; {broken} of {rows} rows do not hold"),
         };
         colours.paint(Tone::of(self.holds()), &text)
     }
@@ -190,7 +191,7 @@ mod tests {
             promises: promise("hostname", "web"),
             endings: promise("the daemon ends", "exit status: 0"),
             leftovers: vec![Leftover { what: "links".into(), before: 2, during: 3, left: Vec::new() }],
-            faults: Vec::new(),
+            fault: None,
         }
     }
 
@@ -199,7 +200,7 @@ mod tests {
         assert!(complete().holds());
         assert!(!Report::default().holds(), "nothing was measured");
         assert!(!Report { leftovers: Vec::new(), ..complete() }.holds());
-        assert!(!Report { faults: vec!["interrupted".into()], ..complete() }.holds());
+        assert!(!Report { fault: Some("interrupted".into()), ..complete() }.holds());
         let mut left = complete();
         left.leftovers[0].left.push("pb0".into());
         assert!(!left.holds());

@@ -2,7 +2,7 @@
 
 use crate::request::Resources as AskedResources;
 use podbox_cgroup::{Cgroup, CgroupPath, Error as CgroupError, Hierarchies, InvalidPath, Limit, Made, Resources};
-use podbox_plan::{CgroupEntry, ContainerId};
+use podbox_plan::{CgroupEntry, ContainerId, SandboxId};
 use std::time::Duration;
 
 /// Killed processes are gone within milliseconds; one that the kernel holds up is not waited for longer than this.
@@ -50,22 +50,20 @@ fn failed(path: &str) -> impl FnOnce(CgroupError) -> CgroupsError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxCgroups {
     pod: String,
+    pause: String,
 }
 
-/// The name of pause's cgroup within the pod's.
-const PAUSE: &str = "pause";
-
 impl SandboxCgroups {
-    /// The cgroups of the pod whose own is `pod`.
+    /// The cgroups of the sandbox `id`, whose own is `pod`: below it each process has one by its id, and pause's is the sandbox's.
     #[must_use]
-    pub fn new(pod: &str) -> Self {
-        Self { pod: pod.to_owned() }
+    pub fn new(pod: &str, id: &SandboxId) -> Self {
+        Self { pod: pod.to_owned(), pause: format!("{pod}/{id}") }
     }
 
     /// Pause's cgroup.
     #[must_use]
     pub fn pause(&self) -> String {
-        format!("{}/{PAUSE}", self.pod)
+        self.pause.clone()
     }
 
     /// A container's cgroup.

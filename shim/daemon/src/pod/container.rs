@@ -26,7 +26,7 @@ pub(super) struct PidChoice {
 pub(super) fn intent(sandbox: &SandboxRecord, id: ContainerId, config: ContainerConfig) -> ContainerRecord {
     ContainerRecord {
         version: RECORD_VERSION,
-        cgroup: SandboxCgroups::new(&sandbox.cgroup).container(&id),
+        cgroup: SandboxCgroups::new(&sandbox.cgroup, &sandbox.id).container(&id),
         id,
         sandbox_id: sandbox.id.clone(),
         config,

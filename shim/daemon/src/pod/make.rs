@@ -119,7 +119,7 @@ impl<'a> Reserved<'a> {
     }
 
     fn write_down(&self) -> Result<SandboxRecord, PodError> {
-        let absent = SandboxCgroups::new(&self.record.cgroup).absent(&self.node.hierarchies)?;
+        let absent = SandboxCgroups::new(&self.record.cgroup, &self.record.id).absent(&self.node.hierarchies)?;
         let record = SandboxRecord { cgroup_made: Some(absent), ..self.record.clone() };
         self.store.save_sandbox(&record)?;
         Ok(record)
@@ -134,7 +134,7 @@ impl<'a> Reserved<'a> {
         let (node, record) = (self.node.clone(), self.record.clone());
         let made = tokio::task::spawn_blocking(move || {
             write_files(&node, &record)?;
-            Ok::<_, PodError>(SandboxCgroups::new(&record.cgroup).make(&node.hierarchies)?)
+            Ok::<_, PodError>(SandboxCgroups::new(&record.cgroup, &record.id).make(&node.hierarchies)?)
         });
         let pause_cgroup = made.await.map_err(|_| PodError::CutOff)??;
         Ok(CgroupReady { reserved: self, pause_cgroup })

@@ -121,7 +121,7 @@ async fn find_monitor(node: &Node, sandbox: &SandboxRecord) -> Monitor {
 /// Whatever the monitor left behind when it went.
 async fn kill_remains(node: &Arc<Node>, sandbox: &SandboxRecord, containers: &[ContainerRecord]) {
     let mut paths: Vec<String> = containers.iter().map(|record| record.cgroup.clone()).collect();
-    paths.push(SandboxCgroups::new(&sandbox.cgroup).pause());
+    paths.push(SandboxCgroups::new(&sandbox.cgroup, &sandbox.id).pause());
     let host = node.clone();
     if let Err(error) = blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &paths)?)).await {
         tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "processes of a lost pod remain");

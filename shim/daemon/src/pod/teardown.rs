@@ -57,7 +57,7 @@ async fn end_processes(node: &Arc<Node>, record: &SandboxRecord, order: StopOrde
         Some(link) => Some(link),
         None => find_monitor(node, record).await?,
     };
-    let cgroups = SandboxCgroups::new(&record.cgroup);
+    let cgroups = SandboxCgroups::new(&record.cgroup, &record.id);
     let mut paths = order.containers.clone();
     paths.push(cgroups.pause());
     let host = node.clone();

@@ -35,7 +35,7 @@ impl Driver {
             self.containers.values().map(|container| &container.record).filter(|record| runs(record)).cloned().collect();
         tracing::error!(sandbox = %self.record.id, containers = lost.len(), "the pod's monitor is gone: the pod is killed");
         let mut paths: Vec<String> = lost.iter().map(|record| record.cgroup.clone()).collect();
-        paths.push(SandboxCgroups::new(&self.record.cgroup).pause());
+        paths.push(SandboxCgroups::new(&self.record.cgroup, &self.record.id).pause());
         let containers = lost.into_iter().map(|record| record.id).collect();
         let node = self.node.clone();
         self.work.spawn(async move {

@@ -1,0 +1,120 @@
+//! A field that podbox does not honour yet is refused with an error that names it, never ignored.
+
+use anyhow::Result;
+use podbox_proto::v1;
+use podbox_proto::v1::security_profile::ProfileType;
+use podbox_tests::spec::words;
+use podbox_tests::{Census, ContainerSpec, Daemon, PodSpec, assert_refused, wait};
+use tonic::Code;
+
+fn profile(kind: ProfileType) -> Option<v1::SecurityProfile> {
+    Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: "/profile".to_owned() })
+}
+
+fn selinux() -> Option<v1::SeLinuxOption> {
+    Some(v1::SeLinuxOption { level: "s0:c1,c2".to_owned(), ..Default::default() })
+}
+
+fn user_namespace(options: &mut Option<v1::NamespaceOption>) {
+    let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
+    let user = v1::UserNamespace { mode: v1::NamespaceMode::Pod.into(), uids: vec![mapping], gids: vec![mapping] };
+    options.get_or_insert_default().userns_options = Some(user);
+}
+
+// Callers may still send the deprecated fields.
+#[allow(deprecated)]
+fn pods() -> Vec<(&'static str, PodSpec)> {
+    let pod = || PodSpec::new("refused");
+    let port = v1::PortMapping { container_port: 80, host_port: 8080, ..Default::default() };
+    vec![
+        ("seccomp", pod().security(|security| security.seccomp = profile(ProfileType::RuntimeDefault))),
+        ("seccomp", pod().security(|security| security.seccomp = profile(ProfileType::Localhost))),
+        ("seccomp_profile_path", pod().security(|security| "runtime/default".clone_into(&mut security.seccomp_profile_path))),
+        ("apparmor", pod().security(|security| security.apparmor = profile(ProfileType::RuntimeDefault))),
+        ("selinux_options", pod().security(|security| security.selinux_options = selinux())),
+        ("userns_options", pod().security(|security| user_namespace(&mut security.namespace_options))),
+        ("port_mappings", pod().with(|config| config.port_mappings = vec![port])),
+    ]
+}
+
+#[allow(deprecated)]
+fn containers() -> Vec<(&'static str, ContainerSpec)> {
+    let container = || ContainerSpec::sleeper("refused");
+    let device = v1::Device { container_path: "/dev/x".to_owned(), host_path: "/dev/null".to_owned(), permissions: "rw".to_owned() };
+    let cdi = v1::CdiDevice { name: "vendor.com/class=name".to_owned() };
+    let image = Some(v1::ImageSpec { image: "localhost/volume".to_owned(), ..Default::default() });
+    let volume = v1::Mount { container_path: "/volume".to_owned(), image, ..Default::default() };
+    let tmp = std::path::Path::new("/tmp");
+    let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 1 };
+    let huge = v1::HugepageLimit { page_size: "2MB".to_owned(), limit: 1 << 21 };
+    vec![
+        ("seccomp", container().security(|security| security.seccomp = profile(ProfileType::RuntimeDefault))),
+        ("seccomp_profile_path", container().security(|security| "localhost//x".clone_into(&mut security.seccomp_profile_path))),
+        ("apparmor", container().security(|security| security.apparmor = profile(ProfileType::Localhost))),
+        ("apparmor_profile", container().security(|security| "runtime/default".clone_into(&mut security.apparmor_profile))),
+        ("selinux_options", container().security(|security| security.selinux_options = selinux())),
+        ("userns_options", container().security(|security| user_namespace(&mut security.namespace_options))),
+        (
+            "add_ambient_capabilities",
+            container().security(|security| {
+                security.capabilities.get_or_insert_default().add_ambient_capabilities = words(&["NET_RAW"]);
+            }),
+        ),
+        ("devices", container().with(|config| config.devices = vec![device])),
+        ("cdi_devices", container().with(|config| config.cdi_devices = vec![cdi])),
+        ("image", container().with(|config| config.mounts = vec![volume])),
+        ("mount_options", container().mount_with(tmp, "/x", |mount| mount.mount_options = words(&["noexec"]))),
+        ("uid_mappings", container().mount_with(tmp, "/x", |mount| mount.uid_mappings = vec![mapping])),
+        ("hugepage_limits", container().resources(|resources| resources.hugepage_limits = vec![huge])),
+        ("unified", container().resources(|resources| drop(resources.unified.insert("memory.high".to_owned(), "1".to_owned())))),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_not_honoured_yet_is_refused_by_name() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    daemon.warm_up().await?;
+    let pod = daemon.run_pod(&PodSpec::new("there")).await?;
+    let before = Census::at_rest(&daemon).await?;
+    for (field, spec) in pods() {
+        assert_refused(daemon.run_pod(&spec).await, Code::Unimplemented, &[field, "podbox"]);
+    }
+    for (field, spec) in containers() {
+        assert_refused(pod.create(&spec).await, Code::Unimplemented, &[field, "podbox"]);
+    }
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+/// The kubelet sends these whether or not a pod asked for anything.
+#[tokio::test]
+#[allow(deprecated)]
+async fn what_asks_for_nothing_is_taken() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let port = v1::PortMapping { container_port: 80, ..Default::default() };
+    let spec = PodSpec::new("plain")
+        .security(|security| {
+            security.seccomp = profile(ProfileType::Unconfined);
+            security.apparmor = profile(ProfileType::Unconfined);
+            security.selinux_options = Some(v1::SeLinuxOption::default());
+            let node = v1::UserNamespace { mode: v1::NamespaceMode::Node.into(), ..Default::default() };
+            security.namespace_options.get_or_insert_default().userns_options = Some(node);
+        })
+        .with(|config| config.port_mappings = vec![port]);
+    let pod = daemon.run_pod(&spec).await?;
+    let container = ContainerSpec::command("plain", &["/bin/true"]).security(|security| {
+        security.seccomp = profile(ProfileType::Unconfined);
+        security.apparmor = profile(ProfileType::Unconfined);
+        "unconfined".clone_into(&mut security.seccomp_profile_path);
+        "unconfined".clone_into(&mut security.apparmor_profile);
+    });
+    pod.output_of(&container).await?;
+    // And this is a request with nothing in it but what must be there.
+    let bare = v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata { name: "bare".to_owned(), attempt: 0 }),
+        image: Some(v1::ImageSpec { image: podbox_tests::image::DEFAULT_NAME.to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    let container = pod.run(&ContainerSpec { config: bare }).await?;
+    assert_eq!(container.exit_code().await?, 0);
+    Ok(())
+}
