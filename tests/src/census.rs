@@ -1,7 +1,7 @@
 //! A census: everything a daemon and its pods can leave behind, taken from the kernel and compared exactly.
 //!
-//! It counts what belongs to one daemon, so that tests run side by side: processes in its network namespace, below its cgroup or among its
-//! children; mounts and files that name its directory; cgroups below its parent in every hierarchy; links and nftables of its network
+//! It counts what belongs to one daemon, so that tests run side by side: the daemon and its children, its pods' monitors, and what is
+//! below its cgroup or in its network namespace; mounts and files that name its directory; cgroups below its parent in every hierarchy; links and nftables of its network
 //! namespace; its own descriptors by kind. Threads of the daemon are left out: its pool of blocking threads breathes.
 //!
 //! Namespaces end and links go a little after the last process: [`Census::settle`] waits for that.
@@ -13,7 +13,7 @@ use crate::wait::DEADLINE;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,9 +34,10 @@ impl Census {
     /// # Errors
     /// `/proc` or the daemon's network namespace cannot be read.
     pub fn take(daemon: &Daemon) -> Result<Self> {
-        let processes: Vec<i32> = host::all_processes().into_iter().filter(|pid| is_of(daemon, *pid)).collect();
+        let footprint = daemon.footprint();
+        let processes: Vec<i32> = host::all_processes().into_iter().filter(|pid| footprint.holds(*pid)).collect();
         let found = BTreeMap::from([
-            ("process", processes.iter().filter_map(|pid| describe(*pid)).collect()),
+            ("process", processes.iter().filter_map(|pid| describe(daemon, *pid)).collect()),
             ("namespace", namespaces(&processes)),
             ("mount", mounts(daemon.directory())?),
             ("named netns", named_namespaces(daemon)),
@@ -67,7 +68,14 @@ impl Census {
         Ok(last)
     }
 
-    /// What is new since another census (`+`), and what is gone (`-`), a line each.
+    /// The same without a kind of resource.
+    #[must_use]
+    pub fn without(mut self, kind: &str) -> Self {
+        self.found.remove(kind);
+        self
+    }
+
+    /// What is new since another census (`+`), and what is gone (`-`), a line each; kinds that either lacks are left out.
     #[must_use]
     pub fn diff(&self, before: &Self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -110,25 +118,11 @@ impl Census {
     }
 }
 
-/// Whether a process belongs to a daemon: it is the daemon, in its network namespace, below its cgroup, or its child.
-#[must_use]
-pub fn is_of(daemon: &Daemon, pid: i32) -> bool {
-    if pid == i32::try_from(std::process::id()).unwrap_or_default() {
-        return false;
+fn describe(daemon: &Daemon, pid: i32) -> Option<String> {
+    // One daemon is as good as the next.
+    if daemon.pid().is_ok_and(|own| own == pid) {
+        return Some("the daemon".to_owned());
     }
-    let own = daemon.pid().ok();
-    own == Some(pid)
-        || host::namespace(pid, "net").is_ok_and(|inode| inode == daemon.network().inode())
-        || own.is_some_and(|own| host::status_field(pid, "PPid").is_ok_and(|parent| parent == own.to_string()))
-        || is_in_cgroup(pid, daemon.cgroup_parent())
-}
-
-fn is_in_cgroup(pid: i32, parent: &str) -> bool {
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| Path::new(path).starts_with(parent))
-}
-
-fn describe(pid: i32) -> Option<String> {
     let state = host::status_field(pid, "State").ok()?;
     let name = host::arguments(pid).map_or_else(|| host::status_field(pid, "Name").unwrap_or_default(), |words| words.join(" "));
     // Running or sleeping is no difference; a zombie is.
@@ -186,24 +180,7 @@ fn cgroups(daemon: &Daemon) -> BTreeSet<String> {
         if top.exists() {
             found.insert(described(&top));
         }
-        found.extend(directories_below(&top).iter().map(|path| described(path)));
-    }
-    found
-}
-
-/// All directories below one, each after its parent.
-pub(crate) fn directories_below(top: &Path) -> Vec<PathBuf> {
-    entries_below(top).into_iter().filter(|path| path.is_dir()).collect()
-}
-
-fn entries_below(top: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(top) else { return found };
-    for entry in entries.flatten() {
-        found.push(entry.path());
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.extend(entries_below(&entry.path()));
-        }
+        found.extend(host::directories_below(&top).iter().map(|path| described(path)));
     }
     found
 }
@@ -212,7 +189,7 @@ fn entries_below(top: &Path) -> Vec<PathBuf> {
 fn files(daemon: &Daemon) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for top in [daemon.state_dir(), daemon.root_dir()] {
-        for path in entries_below(&top) {
+        for path in host::entries_below(&top) {
             let relative = path.strip_prefix(daemon.directory()).unwrap_or(&path);
             if relative.components().any(|part| part.as_os_str() == "fs") {
                 continue;

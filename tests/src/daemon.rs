@@ -11,11 +11,10 @@
 //! It runs in a network namespace of its own and puts its pods below a cgroup of its own, by which everything that it started can be
 //! found again. Dropping it ends and removes all of that, whatever state it is in.
 
-mod cleanup;
-
 use crate::binary::{Profile, podbox};
 use crate::census::Census;
 use crate::client::{Client, ImageClient, RuntimeClient};
+use crate::footprint::{self, Footprint};
 use crate::host;
 use crate::image::TestImage;
 use crate::network::NetworkNamespace;
@@ -29,6 +28,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 use tempfile::TempDir;
 
 /// How a daemon is set up. The default fits most tests.
@@ -82,7 +82,7 @@ impl DaemonOptions {
 pub struct Daemon {
     binary: PathBuf,
     directory: TempDir,
-    network: NetworkNamespace,
+    network: Arc<NetworkNamespace>,
     bridge: String,
     cgroup_parent: String,
     client: Client,
@@ -124,21 +124,32 @@ impl Daemon {
     /// # Errors
     /// The binary cannot be built, or the files cannot be made.
     pub fn prepare(options: &DaemonOptions) -> Result<Self> {
+        let network = NetworkNamespace::new()?;
+        Self::prepare_in(options, Arc::new(network))
+    }
+
+    /// As [`Daemon::prepare`], in a network namespace that it may share with others.
+    ///
+    /// # Errors
+    /// The binary cannot be built, or the files cannot be made.
+    pub fn prepare_in(options: &DaemonOptions, network: Arc<NetworkNamespace>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        static ORPHANS: Once = Once::new();
+        ORPHANS.call_once(footprint::erase_orphans);
         host::install_packages()?;
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
             None => podbox(Profile::Dev)?,
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("podbox-test-{}-{number}", std::process::id());
+        let name = footprint::name(number);
         let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir().context("make a directory")?;
         // What keeps strangers out must be the daemon's own directories.
         std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).context("open the directory")?;
         std::fs::create_dir(directory.path().join("logs")).context("make the log directory")?;
         let daemon = Self {
             binary,
-            network: NetworkNamespace::new()?,
+            network,
             bridge: format!("pbt{}n{number}", std::process::id() % 100_000),
             cgroup_parent: format!("/{name}"),
             client: Client::new(&directory.path().join("run/podbox.sock")),
@@ -388,11 +399,19 @@ impl Daemon {
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
+    pub(crate) fn footprint(&self) -> Footprint {
+        let alone = Arc::strong_count(&self.network) == 1;
+        Footprint {
+            directory: self.directory.path().to_owned(),
+            cgroup_parent: self.cgroup_parent.clone(),
+            network: alone.then(|| self.network.inode()),
+        }
+    }
+
     /// Ids of the pods that stand in its state directory.
     #[must_use]
     pub fn recorded_pods(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.state_dir().join("pods")) else { return Vec::new() };
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        self.footprint().recorded_pods()
     }
 
     /// Process id of a pod's monitor; `None` if it is gone.
@@ -423,6 +442,6 @@ impl Drop for Daemon {
             let _ = child.kill();
             let _ = child.wait();
         }
-        cleanup::remove_everything(self);
+        self.footprint().erase();
     }
 }

@@ -1,7 +1,7 @@
 //! The machine: Debian packages that the tests need, and what only root can look at.
 
 use anyhow::{Context, Result, ensure};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -96,7 +96,7 @@ pub fn arguments(pid: i32) -> Option<Vec<String>> {
 
 /// Mount points of the cgroup hierarchies, with the name that tells them apart: `memory`, `unified`.
 #[must_use]
-pub fn cgroup_hierarchies() -> Vec<(String, std::path::PathBuf)> {
+pub fn cgroup_hierarchies() -> Vec<(String, PathBuf)> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found = Vec::new();
     for line in text.lines() {
@@ -122,4 +122,24 @@ pub fn cgroup_file(cgroup: &str, file: &str) -> Result<String> {
         }
     }
     anyhow::bail!("no hierarchy has {file} of the cgroup {cgroup}")
+}
+
+/// All directories below one, each after its parent.
+#[must_use]
+pub fn directories_below(top: &Path) -> Vec<PathBuf> {
+    entries_below(top).into_iter().filter(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())).collect()
+}
+
+/// Everything below a directory, each after the directory that holds it.
+#[must_use]
+pub fn entries_below(top: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(top) else { return found };
+    for entry in entries.flatten() {
+        found.push(entry.path());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(entries_below(&entry.path()));
+        }
+    }
+    found
 }

@@ -14,6 +14,7 @@ pub mod census;
 pub mod client;
 pub mod daemon;
 pub mod expect;
+mod footprint;
 pub mod host;
 pub mod image;
 pub mod network;

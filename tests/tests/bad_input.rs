@@ -11,9 +11,16 @@ use tonic::Code;
 async fn prepared() -> Result<(Daemon, Pod, Census)> {
     let daemon = Daemon::for_test().await?;
     daemon.warm_up().await?;
-    let pod = daemon.run_pod(&PodSpec::new("there")).await?;
+    let pod = run_pod(&daemon).await?;
     let before = Census::at_rest(&daemon).await?;
     Ok((daemon, pod, before))
+}
+
+/// A pod that has had a container, and so the folders that come with the first one.
+async fn run_pod(daemon: &Daemon) -> Result<Pod> {
+    let pod = daemon.run_pod(&PodSpec::new("there")).await?;
+    pod.create(&ContainerSpec::sleeper("first")).await?.remove().await?;
+    Ok(pod)
 }
 
 async fn nothing_left(daemon: &Daemon, before: &Census) -> Result<()> {
@@ -26,7 +33,7 @@ async fn an_unknown_image() -> Result<()> {
     let outcome = pod.create(&ContainerSpec::sleeper("a").image("localhost/absent:v1")).await;
     assert_refused(outcome, Code::NotFound, &["image", "localhost/absent:v1"]);
     assert_refused(pod.create(&ContainerSpec::sleeper("a").image("")).await, Code::InvalidArgument, &["image"]);
-    assert_refused(pod.create(&ContainerSpec::sleeper("a").image("NOT/a/name")).await, Code::InvalidArgument, &["NOT/a/name"]);
+    assert_refused(pod.create(&ContainerSpec::sleeper("a").image("NOT/a/name")).await, Code::NotFound, &["NOT/a/name"]);
     nothing_left(&daemon, &before).await
 }
 
@@ -34,8 +41,10 @@ async fn an_unknown_image() -> Result<()> {
 async fn an_entrypoint_that_does_not_exist_or_is_not_executable() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     daemon.import(&TestImage::named("scripts").file("script", 0o644, b"#!/bin/sh\n").file("garbage", 0o755, b"no program"))?;
+    let image = TestImage { cmd: Vec::new(), ..TestImage::named("idle") };
+    daemon.import(&image)?;
     daemon.warm_up().await?;
-    let pod = daemon.run_pod(&PodSpec::new("there")).await?;
+    let pod = run_pod(&daemon).await?;
     let before = Census::at_rest(&daemon).await?;
     for (name, program) in
         [("absent", "/no/such/program"), ("plain", "/script"), ("garbage", "/garbage"), ("folder", "/etc"), ("in-path", "nothing-in-path")]
@@ -48,15 +57,8 @@ async fn an_entrypoint_that_does_not_exist_or_is_not_executable() -> Result<()> 
         assert!(status.message.contains(program) && status.reason == "StartError", "{status:?}");
         container.remove().await?;
     }
-    let image = TestImage { cmd: Vec::new(), ..TestImage::named("idle") };
-    daemon.import(&image)?;
-    let before_idle = Census::at_rest(&daemon).await?;
     assert_refused(pod.create(&ContainerSpec::new("idle").image(&image.name)).await, Code::InvalidArgument, &["command"]);
-    nothing_left(&daemon, &before_idle).await?;
-    // All but the logs' folder and the image is as it was.
-    let differences = before_idle.diff(&before);
-    assert!(differences.iter().all(|line| line.contains("lib/images")), "{differences:?}");
-    Ok(())
+    nothing_left(&daemon, &before).await
 }
 
 #[tokio::test]
@@ -151,7 +153,7 @@ async fn a_label_of_ten_megabytes() -> Result<()> {
     let annotated = PodSpec::new("huge").with(|config| drop(config.annotations.insert("a".to_owned(), huge.clone())));
     assert_refused(daemon.run_pod(&annotated).await, Code::InvalidArgument, &["annotations"]);
     assert_refused(pod.create(&ContainerSpec::sleeper("huge").label("a", &huge)).await, Code::InvalidArgument, &["labels"]);
-    assert_refused(daemon.run_pod(&PodSpec::new(&huge)).await, Code::InvalidArgument, &["name"]);
+    assert_refused(daemon.run_pod(&PodSpec::new(&huge[..1 << 20])).await, Code::InvalidArgument, &["name"]);
     nothing_left(&daemon, &before).await
 }
 

@@ -1,7 +1,7 @@
 //! ExecSync: what comes back, how much of it, and what ends it.
 
 use anyhow::Result;
-use podbox_tests::host::{all_processes, namespace};
+use podbox_tests::host::{all_processes, namespace, runs};
 use podbox_tests::{Census, Container, ContainerSpec, Daemon, Pod, PodSpec, assert_refused, wait};
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -12,11 +12,12 @@ async fn container(daemon: &Daemon) -> Result<(Pod, Container)> {
     Ok((pod, container))
 }
 
-/// Processes in the PID namespace of the container's init, besides it.
+/// Processes that run in the PID namespace of the container's init, besides it. (Orphans that it does not reap are its own affair.)
 async fn companions(container: &Container) -> Result<usize> {
     let init = container.pid().await?;
     let own = namespace(init, "pid")?;
-    Ok(all_processes().into_iter().filter(|pid| *pid != init && namespace(*pid, "pid").is_ok_and(|inode| inode == own)).count())
+    let is_companion = |pid: &i32| *pid != init && runs(*pid) && namespace(*pid, "pid").is_ok_and(|inode| inode == own);
+    Ok(all_processes().iter().filter(|pid| is_companion(pid)).count())
 }
 
 #[tokio::test]

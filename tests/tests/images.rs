@@ -64,10 +64,11 @@ async fn images_are_found_by_name_id_and_digest_and_absent_ones_are_no_error() -
     let verbose = status_of(&client, &image.name).await?;
     let info: serde_json::Value = serde_json::from_str(verbose.info.get("info").map_or("null", |info| info))?;
     assert!(info.is_object(), "verbose tells more: {info}");
-    for absent in ["localhost/podbox-test/absent", "sha256:0000000000000000000000000000000000000000000000000000000000000000"] {
+    for absent in ["localhost/podbox-test/absent", "UPPER/case", "sha256:0000000000000000000000000000000000000000000000000000000000000000"]
+    {
         assert!(status_of(&client, absent).await?.image.is_none(), "{absent}");
     }
-    assert_refused(status_of(&client, "UPPER/case").await, Code::InvalidArgument, &["UPPER"]);
+    assert_refused(status_of(&client, "").await, Code::InvalidArgument, &["image"]);
     let all = list(&client).await?;
     assert_eq!(all.len(), 2);
     let filter = v1::ImageFilter { image: Some(v1::ImageSpec { image: image.name.clone(), ..Default::default() }) };

@@ -19,7 +19,7 @@ mod report;
 mod samples;
 
 use crate::terminal::Colours;
-use crate::{abandoned, build, interrupt, setup};
+use crate::{build, interrupt, setup};
 use anyhow::{Context, Result};
 use baseline::Baseline;
 use cycle::Cycles;
@@ -61,7 +61,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         let fault = std::process::Command::new(&xtask).args(std::env::args_os().skip(1)).exec();
         return Err(fault).with_context(|| format!("execute {}", xtask.display()));
     }
-    abandoned::remove()?;
     let json = match &args.json {
         Some(path) => path.clone(),
         None => target_folder(&podbox)?.join("bench.json"),

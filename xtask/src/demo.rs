@@ -14,7 +14,7 @@ mod report;
 
 use crate::interrupt::{self, Interrupted};
 use crate::terminal::{Colours, Table, Tone};
-use crate::{abandoned, build, setup};
+use crate::{build, setup};
 use anyhow::{Context, Result, bail};
 use leftovers::Traces;
 use pod::DemoPod;
@@ -45,7 +45,6 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// Something cannot be set up, or a row of the result does not hold.
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     setup::ensure_ready()?;
-    abandoned::remove()?;
     step("building podbox");
     let binary = build::program("podbox", "podbox", build::Profile::Dev)?;
     let stage = Stage { output: args.output, colours: Colours::of_stdout() };
@@ -95,7 +94,7 @@ impl Stage {
         daemon.start_again().await?;
         // The first pod makes the bridge, the folders and the sockets that stay as long as the daemon.
         pod::first(daemon).await.context("run the first pod")?;
-        let before = Census::take(daemon)?;
+        let before = Census::at_rest(daemon).await?;
 
         step("making an image, importing it, running a pod with two containers");
         let pod = DemoPod::run(daemon).await?;

@@ -4,7 +4,6 @@
 //! builds the binary, calls it as any client would, and looks at the kernel.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what commands print is what they are for")]
 
-mod abandoned;
 mod bench;
 mod build;
 mod check;

@@ -1,6 +1,6 @@
 //! What the commands need of the machine, and where it is missing, its installation from Debian's packages.
 //!
-//! A need is looked for by what it is, not by its package, so that a machine that is no Debian does as well if it has all of it.
+//! Here is what it takes to build podbox; what it takes to run and look at pods, the tests' crate knows and installs. A need is looked for by what it is, not by its package, so that a machine that is no Debian does as well if it has all of it.
 //! Nothing is installed, and the package lists are not fetched, where nothing is missing.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,8 +17,6 @@ struct Need {
 const NEEDS: &[Need] = &[
     Need { package: "gcc", purpose: "the linker", is_there: || in_path("cc") },
     Need { package: "libc6-dev", purpose: "the static C library that the monitor is linked with", is_there: static_libc },
-    Need { package: "busybox-static", purpose: "the program in the images that are made here", is_there: || in_folder("/bin", "busybox") },
-    Need { package: "nftables", purpose: "lists the rules that podbox wrote; podbox itself never runs it", is_there: || in_path("nft") },
 ];
 
 /// Makes sure that everything is there; says on standard error what it installs.
@@ -28,19 +26,16 @@ const NEEDS: &[Need] = &[
 pub(crate) fn ensure_ready() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "pods need root: run this as root");
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.is_there)()).collect();
-    if missing.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+        eprintln!("installing Debian packages: {}", packages.join(" "));
+        ensure!(in_path("apt-get"), "this machine has no apt-get; install what these packages of Debian's bring");
+        install(&packages)?;
     }
-    for need in &missing {
-        eprintln!("installing {:<16} {}", need.package, need.purpose);
+    if let Some(need) = missing.iter().find(|need| !(need.is_there)()) {
+        bail!("{} is installed, but {} is still not there", need.package, need.purpose);
     }
-    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
-    ensure!(in_path("apt-get"), "this machine has no apt-get; install what these Debian packages bring: {}", packages.join(", "));
-    install(&packages)?;
-    match missing.iter().find(|need| !(need.is_there)()) {
-        Some(need) => bail!("{} is installed, but {} is still not there", need.package, need.purpose),
-        None => Ok(()),
-    }
+    podbox_tests::host::install_packages()
 }
 
 /// The package lists are fetched only if those that are there do not do.
@@ -66,11 +61,7 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
 
 fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| in_folder(folder, program))
-}
-
-fn in_folder(folder: impl AsRef<Path>, program: &str) -> bool {
-    folder.as_ref().join(program).is_file()
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// A compiler names a file that it cannot find as it was asked for it.

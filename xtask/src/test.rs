@@ -4,7 +4,7 @@
 //! one that fails, so that one call tells of every failure. cargo's own output is shown as it comes; the total goes to standard error.
 
 use crate::build::{self, Profile};
-use crate::{abandoned, setup};
+use crate::setup;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -24,7 +24,6 @@ pub(crate) struct TestArgs {
 /// A build or a test fails.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     setup::ensure_ready()?;
-    abandoned::remove()?;
     let started = Instant::now();
     build::program("podbox", "podbox", Profile::Dev)?;
     let mut command = build::cargo();

@@ -32,7 +32,7 @@ pub use import::Progress;
 pub use reference::{Reference, ReferenceError};
 pub use rootfs::{RootFs, RootFsError};
 pub use store::record::{ImageConfig, ImageRecord};
-pub use store::snapshot::Snapshot;
+pub use store::snapshot::{Snapshot, TakenSnapshot};
 pub use store::usage::FilesystemUsage;
 pub use store::{DEFAULT_REGISTRY, ImageStore, StoreOptions};
 pub use tarstream::TarError;

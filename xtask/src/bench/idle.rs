@@ -3,7 +3,6 @@
 use super::machine::{kilobytes, memory};
 use super::samples::{Percentiles, Samples, slope};
 use anyhow::{Context, Result};
-use podbox_tests::census::is_of;
 use podbox_tests::{Client, ContainerSpec, Daemon, Pod, PodSpec, host};
 use serde::Serialize;
 use std::fs;
@@ -115,14 +114,16 @@ async fn timed<F: Future<Output = Result<()>>>(call: impl Fn() -> F) -> Result<S
 
 impl Look {
     fn take(daemon: &Daemon, pods: u32) -> Result<Self> {
-        let own = daemon.pid()?;
         let host_available = memory("MemAvailable").context("the host tells no MemAvailable")?;
-        let mut look = Self { pods, daemon: pss(own)?, monitors: 0, others: 0, host_available };
-        for pid in processes_of_pods(daemon, own) {
-            let share = if is_monitor(pid) { &mut look.monitors } else { &mut look.others };
-            *share += pss(pid)?;
-        }
-        Ok(look)
+        let monitor_pids = monitors(daemon);
+        let others = members_of_pods(daemon).into_iter().filter(|pid| !monitor_pids.contains(pid));
+        Ok(Self {
+            pods,
+            daemon: pss(daemon.pid()?)?,
+            others: others.map(pss).sum::<Result<u64>>()?,
+            monitors: monitor_pids.into_iter().map(pss).sum::<Result<u64>>()?,
+            host_available,
+        })
     }
 }
 
@@ -145,7 +146,7 @@ impl Memory {
 
 async fn processor_time(daemon: &Daemon) -> Result<Cpu> {
     let own = daemon.pid()?;
-    let monitors: Vec<i32> = processes_of_pods(daemon, own).into_iter().filter(|pid| is_monitor(*pid)).collect();
+    let monitors = monitors(daemon);
     let all = || anyhow::Ok((ran_ns(own)?, monitors.iter().map(|pid| ran_ns(*pid)).sum::<Result<u64>>()?));
     let before = all()?;
     tokio::time::sleep(IDLE_FOR).await;
@@ -154,12 +155,19 @@ async fn processor_time(daemon: &Daemon) -> Result<Cpu> {
     Ok(Cpu { seconds: IDLE_FOR.as_secs(), daemon_ms: ms(before.0, after.0), monitors_ms: ms(before.1, after.1) })
 }
 
-fn processes_of_pods(daemon: &Daemon, own: i32) -> Vec<i32> {
-    host::all_processes().into_iter().filter(|pid| *pid != own && is_of(daemon, *pid)).collect()
+/// Process ids of all monitors.
+fn monitors(daemon: &Daemon) -> Vec<i32> {
+    let pods = daemon.recorded_pods();
+    let monitors = host::processes_named("podbox-monitor").into_iter();
+    monitors.filter(|(_, words)| words.get(1).is_some_and(|pod| pods.contains(pod))).map(|(pid, _)| pid).collect()
 }
 
-fn is_monitor(pid: i32) -> bool {
-    host::arguments(pid).is_some_and(|words| words[0] == "podbox-monitor")
+/// Process ids of all pauses and containers: every hierarchy has them, so that one tells of all.
+fn members_of_pods(daemon: &Daemon) -> Vec<i32> {
+    let tops = host::cgroup_hierarchies().into_iter().map(|(_, root)| root.join(daemon.cgroup_parent().trim_start_matches('/')));
+    let cgroups = tops.map(|top| host::directories_below(&top)).find(|cgroups| !cgroups.is_empty()).unwrap_or_default();
+    let members = cgroups.iter().map(|cgroup| fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default());
+    members.flat_map(|pids| pids.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()).collect()
 }
 
 /// In bytes.

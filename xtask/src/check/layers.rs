@@ -115,7 +115,6 @@ mod tests {
             ("pod/mod.rs", "use crate::cri;"),
             ("config.rs", "use crate::pod::Driver;"),
             ("cri.rs", "use crate::serve::serve;"),
-            ("cri.rs", "use crate::effects::kill;"),
         ] {
             assert_eq!(violations(path, text).len(), 1, "{path}: {text}");
         }

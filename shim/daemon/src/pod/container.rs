@@ -56,11 +56,19 @@ pub(super) async fn make_container(
     .await
 }
 
-/// Undoes a container's making, or removes one that has ended, from its record.
+/// Undoes a container's making, or removes one that has ended, from its record. Its own layer is out of the way at once and
+/// its files go afterwards: they may be many, and the kernel is still letting go of the mount.
 pub(super) fn undo_container(node: &Node, store: &Store, record: &ContainerRecord) -> Result<(), PodError> {
     remove_container_cgroup(&node.hierarchies, &record.cgroup)?;
-    let removed = node.images.remove_snapshot(record.id.as_str());
-    removed.map_err(|source| PodError::Snapshot { id: record.id.clone(), source })?;
+    let taken = node.images.take_snapshot_away(record.id.as_str());
+    if let Some(taken) = taken.map_err(|source| PodError::Snapshot { id: record.id.clone(), source })? {
+        let (images, id) = (node.images.clone(), record.id.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = images.finish_removal(taken) {
+                tracing::warn!(container = %id, error = %Chain(&error), "the container's layer stays until the next start");
+            }
+        });
+    }
     store.remove_container_folder(&record.sandbox_id, &record.id)?;
     store.forget_container(&record.id);
     Ok(())

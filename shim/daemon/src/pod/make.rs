@@ -1,8 +1,8 @@
 //! The making of a sandbox, as phases that each consume the one before.
 //!
 //! ```text
-//! Reserved ─► CgroupReady ─► PauseRunning ─► Networked ─► committed
-//!    └────────────┴───────────────┴──────────────┴──► undone
+//! Reserved ─► Prepared ─► PauseRunning ─► Networked ─► committed
+//!    └───────────┴─────────────┴──────────────┴──► undone
 //! ```
 //!
 //! The record that is written first names everything that will be done: the cgroups that are absent, the addresses, the id from
@@ -68,9 +68,12 @@ struct Reserved<'a> {
     record: SandboxRecord,
 }
 
-struct CgroupReady<'a> {
+/// Cgroups and files are there, and the monitor runs.
+struct Prepared<'a> {
     reserved: Reserved<'a>,
     pause_cgroup: CgroupEntry,
+    link: MonitorLink,
+    events: mpsc::Receiver<MonitorEvent>,
 }
 
 struct PauseRunning<'a> {
@@ -119,6 +122,7 @@ impl<'a> Reserved<'a> {
     }
 
     fn write_down(&self) -> Result<SandboxRecord, PodError> {
+        tracing::debug!(sandbox = %self.record.id, "begins");
         let absent = SandboxCgroups::new(&self.record.cgroup, &self.record.id).absent(&self.node.hierarchies)?;
         let record = SandboxRecord { cgroup_made: Some(absent), ..self.record.clone() };
         self.store.save_sandbox(&record)?;
@@ -126,18 +130,36 @@ impl<'a> Reserved<'a> {
     }
 
     async fn bring_up(self) -> Result<MadeSandbox, PodError> {
-        self.make_cgroups().await?.start_pause().await?.connect().await?.commit()
+        self.prepare().await?.start_pause().await?.connect().await?.commit()
     }
 
-    /// The cgroups and the pod's files: both only wait for the kernel, so both are one blocking piece of work.
-    async fn make_cgroups(self) -> Result<CgroupReady<'a>, PodError> {
+    /// Cgroups and files on one side, the monitor on the other: neither needs the other, and both wait for the kernel.
+    async fn prepare(self) -> Result<Prepared<'a>, PodError> {
+        let (pause_cgroup, monitor) = tokio::join!(self.make_cgroups(), self.start_monitor());
+        let (link, events) = monitor?;
+        Ok(Prepared { pause_cgroup: pause_cgroup?, link, events, reserved: self })
+    }
+
+    async fn make_cgroups(&self) -> Result<CgroupEntry, PodError> {
         let (node, record) = (self.node.clone(), self.record.clone());
         let made = tokio::task::spawn_blocking(move || {
             write_files(&node, &record)?;
-            Ok::<_, PodError>(SandboxCgroups::new(&record.cgroup, &record.id).make(&node.hierarchies)?)
+            let cgroups = SandboxCgroups::new(&record.cgroup, &record.id);
+            Ok::<_, PodError>(cgroups.make(&node.hierarchies)?)
         });
         let pause_cgroup = made.await.map_err(|_| PodError::CutOff)??;
-        Ok(CgroupReady { reserved: self, pause_cgroup })
+        tracing::debug!(sandbox = %self.record.id, "cgroups and files are there");
+        Ok(pause_cgroup)
+    }
+
+    async fn start_monitor(&self) -> Result<(MonitorLink, mpsc::Receiver<MonitorEvent>), PodError> {
+        let id = &self.record.id;
+        let failed = |source| PodError::Monitor { id: id.clone(), source };
+        let folder = self.node.layout.pod(id);
+        spawn_monitor(&self.node.programs, &folder, MONITOR_SOCKET, id).map_err(failed)?;
+        let (link, events) = connect_monitor(&folder, MONITOR_SOCKET).await.map_err(failed)?;
+        tracing::debug!(sandbox = %id, pid = link.pid, "the monitor runs");
+        Ok((link, events))
     }
 }
 
@@ -149,17 +171,15 @@ fn write_files(node: &Node, record: &SandboxRecord) -> Result<(), PodError> {
     write_pod_files(&node.layout.pod(&record.id), &files).map_err(failed)
 }
 
-impl<'a> CgroupReady<'a> {
+impl<'a> Prepared<'a> {
     async fn start_pause(self) -> Result<PauseRunning<'a>, PodError> {
-        let Self { mut reserved, pause_cgroup } = self;
+        let Self { mut reserved, pause_cgroup, link, events } = self;
         let (node, id) = (reserved.node, reserved.record.id.clone());
         let failed = |source| PodError::Monitor { id: id.clone(), source };
-        let folder = node.layout.pod(&id);
-        spawn_monitor(&node.programs, &folder, MONITOR_SOCKET, &id).map_err(failed)?;
-        let (link, events) = connect_monitor(&folder, MONITOR_SOCKET).await.map_err(failed)?;
         let plan = pause_launch(&reserved.record.config, &node.facts, &node.layout, &id, &reserved.record.hostname, pause_cgroup);
         let program = node.programs.pause.try_clone().map_err(|source| PodError::Files { id: id.clone(), source })?;
         let started = link.launch(ProcessRef::Pause, plan, vec![program]).await.map_err(failed)?;
+        tracing::debug!(sandbox = %id, pid = started.pid, "pause runs");
         reserved.record.pause = Some(PauseRecord { pid: started.pid, started_at_ns: started.started_at_ns, monitor_pid: link.pid });
         let netns = started.descriptors.into_iter().next().filter(|_| reserved.record.config.network == NetworkMode::Pod);
         Ok(PauseRunning { reserved, link, events, netns })
@@ -171,6 +191,7 @@ impl<'a> PauseRunning<'a> {
         let Reserved { node, record, .. } = &self.reserved;
         if let (Some(netns), Some(addresses)) = (self.netns.take(), &record.addresses) {
             node.network.attach(record.id.as_str(), netns, addresses).await?;
+            tracing::debug!(sandbox = %record.id, "the network is connected");
         }
         if let Some(pause) = record.pause.as_ref().filter(|_| record.config.network == NetworkMode::Pod)
             && let Err(error) = link_netns(&record.id, pause.pid)

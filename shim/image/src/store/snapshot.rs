@@ -32,6 +32,14 @@ pub struct Snapshot {
     pub work: PathBuf,
 }
 
+/// A snapshot on its way out.
+#[derive(Debug)]
+pub struct TakenSnapshot {
+    container_id: String,
+    moved: PathBuf,
+    image: Option<Digest>,
+}
+
 impl ImageStore {
     /// Makes the snapshot of a new container. If the container has one of this image already, that one is returned.
     ///
@@ -79,21 +87,44 @@ impl ImageStore {
     /// Removes a container's snapshot; its absence is success. Layers that nothing else uses any more go with it.
     ///
     /// # Errors
-    /// If something in it cannot be removed, for instance because it is still mounted. The container has no snapshot then
-    /// either; what is left is collected when the store is opened next.
+    /// As [`take_snapshot_away`](Self::take_snapshot_away) and [`finish_removal`](Self::finish_removal).
     pub fn remove_snapshot(&self, container_id: &str) -> Result<(), Error> {
+        match self.take_snapshot_away(container_id)? {
+            Some(taken) => self.finish_removal(taken),
+            None => Ok(()),
+        }
+    }
+
+    /// The quick half of a removal: the container has no snapshot any more. What is left of it is in the way of nobody, and is
+    /// collected when the store is opened next, if [`finish_removal`](Self::finish_removal) does not come to it.
+    ///
+    /// # Errors
+    /// It cannot be moved away, and stands as it stood.
+    pub fn take_snapshot_away(&self, container_id: &str) -> Result<Option<TakenSnapshot>, Error> {
         let place = self.snapshot_dir(container_id)?;
-        let failed = |source| Error::RemoveSnapshot { container_id: container_id.to_owned(), source };
         let record = SnapshotFile::read(&place.join(SNAPSHOT_RECORD));
+        let _tmp = Lock::shared(self.root(), TMP)?;
+        let moved = self.move_to_tmp(&place);
+        let moved = moved.map_err(|source| Error::RemoveSnapshot { container_id: container_id.to_owned(), source })?;
+        Ok(moved.map(|moved| TakenSnapshot { container_id: container_id.to_owned(), moved, image: record.ok().map(|record| record.image) }))
+    }
+
+    /// The slow half: removes the files, and the layers that nothing else uses any more.
+    ///
+    /// # Errors
+    /// If something in it cannot be removed, for instance because it is still mounted; what is left is collected when the store
+    /// is opened next.
+    pub fn finish_removal(&self, taken: TakenSnapshot) -> Result<(), Error> {
         let tmp = Lock::shared(self.root(), TMP)?;
-        let Some(moved) = self.move_to_tmp(&place).map_err(failed)? else {
-            return Ok(());
+        let removed = match self.remove_tmp(&taken.moved) {
+            // Another process opened the store meanwhile, and collected it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|source| Error::RemoveSnapshot { container_id: taken.container_id, source }),
         };
-        let removed = self.remove_tmp(&moved).map_err(failed);
         drop(tmp);
-        let still_used = match &record {
-            Ok(record) => self.is_image(&record.image)?,
-            Err(_) => false,
+        let still_used = match &taken.image {
+            Some(image) => self.is_image(image)?,
+            None => false,
         };
         if !still_used || self.is_collection_due() {
             self.collect_layers()?;

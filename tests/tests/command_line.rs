@@ -1,0 +1,79 @@
+//! The command line and the configuration file.
+
+use anyhow::{Context, Result};
+use podbox_tests::{Daemon, DaemonOptions};
+use std::os::unix::net::UnixDatagram;
+use std::process::Output;
+use std::time::Duration;
+
+/// What `podbox serve` says to a configuration file.
+fn serve_with(daemon: &Daemon, config: &str) -> Result<Output> {
+    std::fs::write(daemon.config_file(), config)?;
+    daemon.network().run(|| daemon.command(&["serve"]).output().context("execute podbox"))
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_configuration_names_file_line_and_key() -> Result<()> {
+    let daemon = Daemon::prepare(&DaemonOptions::default())?;
+    let file = daemon.config_file().to_string_lossy().into_owned();
+    for (config, line, words) in [
+        ("socke = \"/x\"\n", 1, &["socke"][..]),
+        ("\nlog_level = \"loud\"\n", 2, &["log_level", "loud"]),
+        ("socket = \"relative\"\n", 1, &["socket", "absolute"]),
+        ("[network]\nbridge = \"a-name-that-is-too-long\"\n", 2, &["network.bridge"]),
+        ("[network]\nsubnets = [\"10.0.0.0/99\"]\n", 2, &["network.subnets"]),
+        ("[cgroup]\ndriver = \"none\"\n", 2, &["cgroup.driver"]),
+        ("[nowhere]\n", 1, &["nowhere"]),
+    ] {
+        let output = serve_with(&daemon, config)?;
+        assert!(!output.status.success(), "{config:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&format!("{file}:{line}")), "{config:?}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{config:?}: {said}");
+        }
+    }
+    std::fs::remove_file(daemon.config_file())?;
+    let output = daemon.command(&["serve"]).output()?;
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains(&file), "{output:?}");
+    assert!(!daemon.state_dir().exists(), "nothing was begun");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_the_same_state_is_refused() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let output = daemon.network().run(|| daemon.command(&["serve"]).output().context("execute podbox"))?;
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&*daemon.state_dir().to_string_lossy()), "{output:?}");
+    daemon.client().version().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn systemd_is_told_when_the_daemon_serves_and_when_it_stops() -> Result<()> {
+    let daemon = Daemon::prepare(&DaemonOptions::default())?;
+    let path = daemon.directory().join("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut command = daemon.command(&["serve"]);
+    command.env("NOTIFY_SOCKET", &path);
+    let mut child = daemon.network().run(|| command.spawn().context("execute podbox"))?;
+    let heard = |word: &str| -> Result<()> {
+        let mut buffer = [0; 1024];
+        let count = socket.recv(&mut buffer).with_context(|| format!("waiting for {word}"))?;
+        let said = String::from_utf8_lossy(&buffer[..count]).into_owned();
+        anyhow::ensure!(said.contains(word), "{said:?} instead of {word}");
+        Ok(())
+    };
+    let outcome = heard("READY=1");
+    let served = daemon.client().version().await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(child.id())?), nix::sys::signal::Signal::SIGTERM)?;
+    let stopped = heard("STOPPING=1");
+    let status = child.wait()?;
+    outcome?;
+    served?;
+    stopped?;
+    assert!(status.success(), "{status}");
+    Ok(())
+}
