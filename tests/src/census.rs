@@ -191,7 +191,9 @@ fn files(daemon: &Daemon) -> BTreeSet<String> {
     for top in [daemon.state_dir(), daemon.root_dir()] {
         for path in host::entries_below(&top) {
             let relative = path.strip_prefix(daemon.directory()).unwrap_or(&path);
-            if relative.components().any(|part| part.as_os_str() == "fs") {
+            // An empty trash is a place, not a thing.
+            let is_place = path.ends_with("run/trash") && std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
+            if is_place || relative.components().any(|part| part.as_os_str() == "fs") {
                 continue;
             }
             let mode = path.symlink_metadata().map_or(0, |metadata| metadata.mode());

@@ -1,9 +1,10 @@
 //! The command line and the configuration file.
 
 use anyhow::{Context, Result};
-use podbox_tests::{Daemon, DaemonOptions};
+use podbox_tests::{Client, Daemon, DaemonOptions, wait};
 use std::os::unix::net::UnixDatagram;
-use std::process::Output;
+use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 /// What `podbox serve` says to a configuration file.
@@ -75,5 +76,24 @@ async fn systemd_is_told_when_the_daemon_serves_and_when_it_stops() -> Result<()
     served?;
     stopped?;
     assert!(status.success(), "{status}");
+    Ok(())
+}
+
+/// In a mount namespace where `/run` and `/var/lib` are empty, so that a podbox of this machine's own is not disturbed.
+#[tokio::test]
+async fn without_a_configuration_file_it_serves_where_the_readme_says() -> Result<()> {
+    let daemon = Daemon::prepare(&DaemonOptions::default())?;
+    let program = daemon.command(&[]).get_program().to_owned();
+    let hide = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && exec \"$0\" serve";
+    let mut command = Command::new("/bin/busybox");
+    command.args(["unshare", "-m", "/bin/busybox", "sh", "-c", hide]).arg(program);
+    let mut child = daemon.network().run(|| command.spawn().context("execute podbox"))?;
+    let client = Client::new(&PathBuf::from(format!("/proc/{}/root/run/podbox/podbox.sock", child.id())));
+    let answered = wait::until("the daemon answers", || async { client.version().await.ok() }).await;
+    let root = PathBuf::from(format!("/proc/{}/root/var/lib/podbox", child.id())).is_dir();
+    child.kill()?;
+    child.wait()?;
+    assert_eq!(answered?.runtime_name, "podbox");
+    assert!(root, "images go to /var/lib/podbox");
     Ok(())
 }

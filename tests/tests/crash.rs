@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
 /// Moments for each call.
-const MOMENTS: u32 = 16;
+const MOMENTS: u32 = 24;
 
 /// How long each call takes undisturbed.
 #[derive(Debug, Default)]

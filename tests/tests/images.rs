@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use podbox_proto::v1;
-use podbox_tests::{Client, ContainerSpec, Daemon, PodSpec, TestImage, assert_refused};
+use podbox_tests::{Client, ContainerSpec, Daemon, DaemonOptions, PodSpec, TestImage, assert_refused};
 use tonic::{Code, Status};
 
 async fn status_of(client: &Client, image: &str) -> Result<v1::ImageStatusResponse, Status> {
@@ -44,6 +44,17 @@ async fn each_form_can_be_imported_while_the_daemon_runs_and_runs_at_once() -> R
     assert_eq!(tags, ["localhost/podbox-test/another:v1", &docker.name], "one image, two names");
     let unpacked = std::fs::read_dir(daemon.root_dir().join("layers")).map(Iterator::count).unwrap_or_default();
     assert_eq!(unpacked, 1, "the layer that all of them share was unpacked once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_image_can_be_imported_before_the_daemon_ever_ran() -> Result<()> {
+    let mut daemon = Daemon::prepare(&DaemonOptions { show_log: true, ..DaemonOptions::default() })?;
+    let image = TestImage::named("early");
+    daemon.import(&image)?;
+    daemon.start_again().await?;
+    let pod = daemon.run_pod(&PodSpec::new("early")).await?;
+    assert_eq!(pod.output_of(&ContainerSpec::command("a", &["/bin/echo", "runs"]).image(&image.name)).await?, "runs");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use podbox_tests::{Census, Container, ContainerSpec, Daemon, DaemonOptions, PodSpec, wait};
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 async fn one_life(daemon_client: podbox_tests::Client, logs: std::path::PathBuf, name: String) -> Result<()> {
@@ -59,4 +60,19 @@ async fn two_hundred_commands_at_once_each_get_their_own_output() -> Result<()> 
     // The container's own `sleep` comes and goes.
     wait::until_true("nothing of them is left", || Census::take(&daemon).is_ok_and(|now| now.without("process").diff(&before).is_empty()))
         .await
+}
+
+/// Its cgroup empties while it is waited for, and is removed by whoever hears first that the container ended.
+#[tokio::test]
+async fn a_pod_that_was_just_started_stops_at_once() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    for round in 0..10 {
+        let pod = daemon.run_pod(&PodSpec::new(&format!("pod{round}"))).await?;
+        pod.run(&ContainerSpec::sleeper("c")).await?;
+        let begun = Instant::now();
+        pod.stop().await?;
+        assert!(begun.elapsed() < Duration::from_secs(3), "round {round}: {:?}", begun.elapsed());
+        pod.remove().await?;
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! What podbox keeps on disk is root's alone.
 
 use anyhow::{Context, Result, ensure};
+use podbox_tests::host::directories_below;
 use podbox_tests::{ContainerSpec, Daemon, PodSpec};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -25,6 +26,11 @@ async fn a_stranger_reads_nothing_below_the_state_and_root_directories() -> Resu
         assert_eq!(found_by_stranger(&directory)?, Vec::<String>::new());
         let metadata = directory.metadata()?;
         assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o700, 0, 0), "{}", directory.display());
+    }
+    // A container that went leaves the daemon's other folders behind.
+    pod.run(&ContainerSpec::sleeper("b")).await?.remove().await?;
+    for directory in directories_below(&daemon.state_dir()) {
+        assert_eq!(directory.metadata()?.mode() & 0o7777, 0o700, "{}", directory.display());
     }
     // Nor would more be open if the door were.
     let keep = daemon.state_dir().metadata()?.permissions();

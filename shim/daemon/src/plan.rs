@@ -22,6 +22,7 @@ pub use lower::{LaunchInputs, lower};
 pub use node::NodeFacts;
 pub use process::{ImageDefaults, PodUser};
 pub use sandbox::{PodFiles, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
+pub use spec::spec_json;
 
 #[cfg(test)]
 mod tests;

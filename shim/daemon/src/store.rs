@@ -16,6 +16,8 @@ use crate::plan::Layout;
 use ipnetwork::IpNetwork;
 use podbox_plan::{ContainerId, SandboxId};
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -218,7 +220,7 @@ impl Store {
     fn remove_folder(&self, folder: &Path) -> Result<(), RecordError> {
         let trash = self.layout.trash();
         let failed = |source| RecordError::Write { path: folder.to_owned(), source };
-        std::fs::create_dir_all(&trash).map_err(failed)?;
+        make_private(&trash).map_err(failed)?;
         let aside = trash.join(folder.file_name().unwrap_or_default());
         match std::fs::rename(folder, &aside) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -238,7 +240,7 @@ impl Store {
     fn quarantine(&self, folder: &Path, reason: &str) {
         let aside = self.layout.quarantine();
         let name = folder.file_name().unwrap_or_default();
-        let moved = std::fs::create_dir_all(&aside).and_then(|()| {
+        let moved = make_private(&aside).and_then(|()| {
             let target = aside.join(name);
             if target.exists() {
                 std::fs::remove_dir_all(&target)?;
@@ -250,6 +252,11 @@ impl Store {
             Err(error) => tracing::error!(folder = %folder.display(), reason, %error, "a damaged record cannot be moved away"),
         }
     }
+}
+
+/// Makes a folder for root alone.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// The folders in a folder; none if it is not there.

@@ -7,9 +7,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const EVENTS: &str = "cgroup.events";
+/// The kernel holds notifications back for up to 10 ms, and forgets the one that is due when the cgroup is removed: one looks
+/// again meanwhile.
+const SLICE_MIN: Duration = Duration::from_micros(500);
+const SLICE_MAX: Duration = Duration::from_millis(20);
 /// `populated 0` and `frozen 0` with room for more lines.
 const EVENTS_BYTES: usize = 256;
 
@@ -21,6 +25,7 @@ pub(crate) fn wait_unpopulated(directory: &Path, deadline: Instant) -> Result<bo
         Err(source) if control_file::is_gone(&source) => return Ok(true),
         Err(source) => return Err(Error::Read { file: path, source }),
     };
+    let mut slice = SLICE_MIN;
     loop {
         // Reading also arms the poll: the kernel reports what changes after it.
         match is_populated(&file) {
@@ -34,12 +39,12 @@ pub(crate) fn wait_unpopulated(directory: &Path, deadline: Instant) -> Result<bo
         if left.is_zero() {
             return Ok(false);
         }
-        // Beyond what a timespec takes is for ever.
-        let timeout = Timespec::try_from(left).ok();
+        let timeout = Timespec::try_from(slice.min(left)).ok();
         match poll(&mut [PollFd::new(&file, PollFlags::PRI)], timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::Wait { file: path, source: errno.into() }),
         }
+        slice = (slice * 2).min(SLICE_MAX);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Cri;
 use crate::effects::Node;
-use crate::plan::Layout;
+use crate::plan::{Layout, spec_json};
 use crate::request::NetworkMode;
 use crate::store::{ContainerRecord, SandboxPhase, SandboxRecord};
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ pub(super) fn of_container(cri: &Cri, record: &ContainerRecord) -> Result<Info, 
         "cgroup": record.cgroup,
         "image": record.image,
         "config": record.config,
-        "runtimeSpec": record.plan.as_ref().map(|plan| &plan.spec),
+        "runtimeSpec": record.plan.as_ref().map(|plan| spec_json(&plan.spec)),
         "stopSignal": record.plan.as_ref().map(|plan| plan.stop_signal),
     })))
 }

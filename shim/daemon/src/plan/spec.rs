@@ -40,6 +40,18 @@ pub(super) struct SpecInputs<'a> {
     pub capabilities: u64,
 }
 
+/// A spec as JSON, always the same for the same spec: the OCI crate keeps capabilities in sets that have no order.
+#[must_use]
+pub fn spec_json(spec: &Spec) -> serde_json::Value {
+    let mut json = serde_json::to_value(spec).unwrap_or_default();
+    if let Some(sets) = json.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut) {
+        for set in sets.values_mut().filter_map(serde_json::Value::as_array_mut) {
+            set.sort_by_key(ToString::to_string);
+        }
+    }
+    json
+}
+
 /// The builders fail only where a part without a default was not given.
 fn missing(part: &'static str) -> impl FnOnce(OciSpecError) -> PlanError {
     move |_| PlanError::Spec(SpecError { part })
@@ -97,6 +109,7 @@ fn process(inputs: &SpecInputs<'_>) -> Result<Process, PlanError> {
         .env(environment)
         .cwd(inputs.working_directory.clone())
         .capabilities(capabilities)
+        .rlimits(Vec::new())
         .no_new_privileges(container.config.security.no_new_privileges)
         .oom_score_adj(container.node.clamp_oom_score_adj(container.config.resources.oom_score_adj))
         .build()

@@ -92,18 +92,7 @@ fn planned(sandbox: &SandboxConfig, config: &ContainerConfig, pid: PidNamespace)
         exit_record: layout.container_exit(&id, &container),
     })
     .expect("a launch");
-    let mut spec = serde_json::to_value(&plan.spec).expect("JSON");
-    sort_sets(&mut spec);
-    serde_json::json!({ "spec": spec, "launch": launch })
-}
-
-/// The OCI crate keeps capabilities in sets that have no order.
-fn sort_sets(spec: &mut serde_json::Value) {
-    if let Some(sets) = spec.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut) {
-        for set in sets.values_mut().filter_map(serde_json::Value::as_array_mut) {
-            set.sort_by_key(ToString::to_string);
-        }
-    }
+    serde_json::json!({ "spec": spec_json(&plan.spec), "launch": launch })
 }
 
 #[test]
