@@ -115,18 +115,43 @@ fn network_code(error: &NetworkError) -> Code {
     }
 }
 
-/// What a step of a launch met in the image, or in what was asked for, is not podbox's failure.
+/// What is wrong in the image, or in what was asked for.
+const REFUSED: [Errno; 8] =
+    [Errno::NOENT, Errno::ACCESS, Errno::NOEXEC, Errno::NOTDIR, Errno::ISDIR, Errno::LOOP, Errno::INVAL, Errno::TOOBIG];
+/// What the host has too little of.
+const EXHAUSTED: [Errno; 5] = [Errno::AGAIN, Errno::NOMEM, Errno::NOSPC, Errno::MFILE, Errno::NFILE];
+
+/// A launch's number comes over the wire, and is 0 where a newborn was killed: it is compared, and made nothing of.
+fn launch_code(errno: i32) -> Code {
+    let is_one_of = |errnos: &[Errno]| errnos.iter().any(|known| known.raw_os_error() == errno);
+    match errno {
+        0 => Code::Aborted,
+        _ if is_one_of(&REFUSED) => Code::FailedPrecondition,
+        _ if is_one_of(&EXHAUSTED) => Code::ResourceExhausted,
+        _ => Code::Internal,
+    }
+}
+
 fn monitor_code(error: &MonitorError) -> Code {
     match error {
-        MonitorError::Launch { source, .. } => match Errno::from_raw_os_error(source.errno) {
-            Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::INVAL | Errno::TOOBIG => {
-                Code::FailedPrecondition
-            }
-            Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::MFILE | Errno::NFILE => Code::ResourceExhausted,
-            _ => Code::Internal,
-        },
+        MonitorError::Launch { source, .. } => launch_code(source.errno),
         MonitorError::NotRunning { .. } => Code::FailedPrecondition,
         MonitorError::Gone => Code::Unavailable,
         _ => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A monitor of another version, or one that was told nonsense, must not end the daemon.
+    #[test]
+    fn any_number_of_a_launch_has_a_code() {
+        for errno in [0, -1, 1, 2, 12, 4095, 4096, i32::MIN, i32::MAX] {
+            assert_ne!(launch_code(errno), Code::Ok);
+        }
+        assert_eq!(launch_code(2), Code::FailedPrecondition);
+        assert_eq!(launch_code(0), Code::Aborted);
     }
 }
