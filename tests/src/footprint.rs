@@ -58,7 +58,8 @@ impl Footprint {
 
     fn is_monitor(&self, pid: i32) -> bool {
         let Some(words) = host::arguments(pid) else { return false };
-        words[0] == "podbox-monitor" && words.get(1).is_some_and(|id| self.directory.join("run/pods").join(id).exists())
+        let is_here = |id: &String| ["run/pods", "run/quarantine"].iter().any(|folder| self.directory.join(folder).join(id).exists());
+        words[0] == "podbox-monitor" && words.get(1).is_some_and(is_here)
     }
 
     /// Ends and removes all of it. Best effort: a test that failed must not keep the next one from its start.

@@ -266,7 +266,8 @@ async fn damaged_records_are_set_aside_and_the_daemon_serves() -> Result<()> {
     let mut daemon = Daemon::for_test().await?;
     let good = daemon.run_pod(&PodSpec::new("good")).await?;
     let container = good.run(&ContainerSpec::sleeper("a")).await?;
-    let spoilt = good.create(&ContainerSpec::sleeper("spoilt")).await?;
+    let spoilt = good.run(&ContainerSpec::sleeper("spoilt")).await?;
+    let spoilt_pid = spoilt.pid().await?;
     let (truncated, garbage, empty) = (
         daemon.run_pod(&PodSpec::new("truncated")).await?,
         daemon.run_pod(&PodSpec::new("garbage")).await?,
@@ -288,11 +289,14 @@ async fn damaged_records_are_set_aside_and_the_daemon_serves() -> Result<()> {
     let set_aside = std::fs::read_dir(daemon.state_dir().join("quarantine"))?.count();
     assert!(set_aside >= 4, "{set_aside}");
     for pod in [&truncated, &garbage, &empty] {
+        // Nobody can stop what nobody can name any more.
+        wait::until_true("what ran of it is ended", || daemon.monitor_of(&pod.id).is_none()).await?;
         pod.end().await?;
         let again = daemon.run_pod(&PodSpec { config: pod.config.clone() }).await?;
         assert_ne!(again.ips().await?, good.ips().await?);
         again.end().await?;
     }
+    ended(&[spoilt_pid]).await?;
     spoilt.remove().await?;
     good.run(&ContainerSpec::sleeper("spoilt")).await?;
     daemon.restart().await?;

@@ -12,6 +12,7 @@ use crate::plan::Layout;
 use crate::pod::Pods;
 use crate::store::{Store, read_record, write_record};
 use anyhow::Context;
+use futures_util::{Stream, StreamExt};
 use ipnetwork::IpNetwork;
 use podbox_cgroup::{Cgroup, CgroupPath, Hierarchies, Made};
 use podbox_image::{ImageStore, StoreOptions};
@@ -23,7 +24,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -32,6 +33,10 @@ use tonic::transport::Server;
 const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Both full streams of an ExecSync, and what is around them.
 const ANSWER_BYTES_MAX: usize = 33 * 1024 * 1024;
+/// Calls given up on by one client at once, before its connection is closed.
+const RESETS_MAX: usize = 4096;
+/// After a connection could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls that are under way when the daemon is told to go: the rest is cut off, and their callers try again.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -140,6 +145,16 @@ fn claim_cgroup_parent(layout: &Layout, hierarchies: &Hierarchies, parent: &str)
     Ok(absent)
 }
 
+/// Connections as they come. One that cannot be taken, for want of descriptors, would be offered again at once, and again.
+fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<UnixStream>> {
+    UnixListenerStream::new(listener).then(async |connection| {
+        if connection.is_err() {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        connection
+    })
+}
+
 async fn answer(cri: Cri, listener: UnixListener, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RuntimeServiceServer<Cri>>().await;
@@ -153,13 +168,15 @@ async fn answer(cri: Cri, listener: UnixListener, stop: impl Future<Output = ()>
     let images = ImageServiceServer::new(cri);
     let (ask_to_stop, stopping) = tokio::sync::oneshot::channel();
     let server = Server::builder()
+        // The peer is root: calls that it gives up on are no attack.
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
         .layer(LogCalls)
         .add_service(runtime.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
         .add_service(images.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
         .add_service(health_service)
         .add_service(describe().build_v1().context("describe the services")?)
         .add_service(describe().build_v1alpha().context("describe the services to older clients")?)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+        .serve_with_incoming_shutdown(connections(listener), async {
             let _ = stopping.await;
         });
     let mut server = std::pin::pin!(server);

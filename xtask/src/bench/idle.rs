@@ -37,6 +37,8 @@ pub(super) struct Memory {
     pub(super) monitor_per_pod: f64,
     /// How much less the host has available with each pod: processes, the daemon's growth and the kernel's own memory.
     pub(super) host_per_pod: f64,
+    /// Pods, and what the host had available: other work on the machine shows as steps.
+    pub(super) host_available_by_pods: Vec<(u32, f64)>,
     pub(super) daemon_without_pods: f64,
     pub(super) daemon_with_pods: f64,
 }
@@ -138,6 +140,7 @@ impl Memory {
             processes_per_pod: per_pod(|look| look.monitors + look.others),
             monitor_per_pod: per_pod(|look| look.monitors),
             host_per_pod: -per_pod(|look| look.host_available),
+            host_available_by_pods: looks.iter().map(|look| (look.pods, look.host_available as f64 / MIB)).collect(),
             daemon_without_pods: daemon(looks.first()),
             daemon_with_pods: daemon(looks.last()),
         }

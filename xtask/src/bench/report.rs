@@ -140,6 +140,8 @@ impl Report {
         print!("{}", self.life_table(&self.clients.life, colours));
         heading(&format!("{} pods that wait", self.idle.pods));
         print!("{}", self.idle_table(colours));
+        let looks = self.idle.memory.host_available_by_pods.iter().map(|(pods, available)| format!("{available:.0} with {pods}"));
+        println!("MiB that the host had available, by pods: {}", looks.collect::<Vec<_>>().join(", "));
         heading("Targets");
         print!("{}", self.targets_table(colours));
     }

@@ -48,6 +48,7 @@ fn pod_code(error: &PodError) -> Code {
         | PodError::WrongState { .. }
         | PodError::NoTarget { .. }
         | PodError::MountSource { .. }
+        | PodError::LogFolder { .. }
         | PodError::SandboxNotStopped { .. } => Code::FailedPrecondition,
         PodError::Plan(error) => plan_code(error),
         PodError::Rootfs(RootfsError::NoImage { .. }) => Code::NotFound,
@@ -64,7 +65,7 @@ fn pod_code(error: &PodError) -> Code {
         PodError::Exec { source: ExecError::Pipe(_), .. } => Code::ResourceExhausted,
         PodError::Joined(error) => pod_code(error),
         PodError::Stopping => Code::Unavailable,
-        PodError::Snapshot { .. } | PodError::Record(_) | PodError::Files { .. } | PodError::LogFolder { .. } | PodError::CutOff => {
+        PodError::Snapshot { .. } | PodError::Record(_) | PodError::Files { .. } | PodError::CutOff => {
             Code::Internal
         }
     }

@@ -15,8 +15,6 @@ use tokio::time::Instant;
 pub const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// After the command's end, how long output is waited for that a process it left behind may hold open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// After its kill, how long a command's end is waited for.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// `SIGKILL`
 const KILL: i32 = 9;
 
@@ -38,7 +36,7 @@ pub enum ExecError {
 }
 
 fn seconds(timeout: Duration) -> String {
-    format!("{} s", timeout.as_secs())
+    format!("{} s", timeout.as_secs_f64())
 }
 
 /// What a command left.
@@ -52,7 +50,7 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
-/// Kills the command when its caller stops waiting, however that comes.
+/// Kills the command when nobody waits for it any more, however that comes.
 struct KillOnDrop {
     link: MonitorLink,
     process: Option<ProcessRef>,
@@ -72,24 +70,32 @@ impl Drop for KillOnDrop {
 /// # Errors
 /// [`ExecError::TimedOut`] once it was killed for taking too long.
 pub async fn exec_sync(link: &MonitorLink, plan: LaunchPlan, timeout: Option<Duration>) -> Result<ExecOutput, ExecError> {
+    let number = link.next_exec();
+    // From here on the command may be there. A kill that comes before its launch has ended ends that, too.
+    let mut guard = KillOnDrop { link: link.clone(), process: Some(ProcessRef::Exec(number)) };
+    let run = run(link, number, plan);
+    let outcome = match timeout {
+        None => run.await,
+        Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or(Err(ExecError::TimedOut { timeout: limit })),
+    };
+    match outcome {
+        Err(ExecError::TimedOut { timeout }) => {
+            drop(guard);
+            Err(ExecError::TimedOut { timeout })
+        }
+        outcome => {
+            guard.process = None;
+            outcome
+        }
+    }
+}
+
+async fn run(link: &MonitorLink, number: u64, plan: LaunchPlan) -> Result<ExecOutput, ExecError> {
     let (stdout, stdout_writer) = pipe_pair()?;
     let (stderr, stderr_writer) = pipe_pair()?;
-    let (process, mut end) = link.launch_exec(plan, vec![stdout_writer, stderr_writer]).await?;
-    let mut guard = KillOnDrop { link: link.clone(), process: Some(process.clone()) };
+    let end = link.launch_exec(number, plan, vec![stdout_writer, stderr_writer]).await?;
     let (stdout, stderr) = (Capture::start(stdout), Capture::start(stderr));
-    let ended = match timeout {
-        None => Some((&mut end).await),
-        Some(timeout) => tokio::time::timeout(timeout, &mut end).await.ok(),
-    };
-    let Some(ended) = ended else {
-        // It may end on its own in this very moment, and then there is nobody to signal.
-        let _ = link.signal(process, KILL, true).await;
-        let _ = tokio::time::timeout(KILL_TIMEOUT, end).await;
-        guard.process = None;
-        return Err(ExecError::TimedOut { timeout: timeout.unwrap_or_default() });
-    };
-    guard.process = None;
-    let record = ended.map_err(|_| MonitorError::Gone)?;
+    let record = end.await.map_err(|_| MonitorError::Gone)?;
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     Ok(ExecOutput { stdout: stdout.finish(deadline).await, stderr: stderr.finish(deadline).await, exit_code: record.exit_code })
 }

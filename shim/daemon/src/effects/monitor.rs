@@ -24,6 +24,10 @@ use tokio::sync::{mpsc, oneshot};
 
 /// A monitor answers in microseconds; one that takes this long to say hello is no use.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Nothing that a monitor is asked waits for anything but the monitor; one that is stopped or hangs must not take its askers along.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A launch also waits for what is mounted: the kubelet gives it two minutes.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(110);
 /// Requests that wait for their turn to be sent.
 const QUEUE: usize = 64;
 /// Ends of processes that wait for the pod's driver.
@@ -46,6 +50,12 @@ pub enum MonitorError {
     /// It went away before it answered.
     #[error("the pod's monitor is gone")]
     Gone,
+    /// It is there and does not answer.
+    #[error("the pod's monitor did not answer within {seconds} s")]
+    Silent {
+        /// How long was waited.
+        seconds: u64,
+    },
     /// It did not say hello in time, or in a version that we speak.
     #[error("the monitor does not speak our protocol")]
     NoCommonVersion,
@@ -155,10 +165,23 @@ fn connected(folder: &Path, name: &str) -> Result<OwnedFd, Errno> {
 
 impl MonitorLink {
     async fn ask(&self, body: RequestBody, descriptors: Vec<OwnedFd>) -> Result<(ReplyBody, Vec<OwnedFd>), MonitorError> {
+        self.ask_within(ANSWER_TIMEOUT, body, descriptors).await
+    }
+
+    async fn ask_within(
+        &self,
+        limit: Duration,
+        body: RequestBody,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(ReplyBody, Vec<OwnedFd>), MonitorError> {
         let (reply, answered) = oneshot::channel();
         let outgoing = connection::Outgoing { body, descriptors, reply, exec: None };
-        self.requests.send(outgoing).await.map_err(|_| MonitorError::Gone)?;
-        answered.await.map_err(|_| MonitorError::Gone)?
+        // A monitor that takes nothing more fills the queue as well.
+        match tokio::time::timeout(limit, self.requests.send(outgoing)).await {
+            Ok(sent) => sent.map_err(|_| MonitorError::Gone)?,
+            Err(_) => return Err(MonitorError::Silent { seconds: limit.as_secs() }),
+        }
+        within(limit, answered).await
     }
 
     /// Starts a process.
@@ -167,7 +190,7 @@ impl MonitorLink {
     /// [`MonitorError::Launch`] names the step that failed; nothing of the process is left then.
     pub async fn launch(&self, process: ProcessRef, plan: LaunchPlan, descriptors: Vec<OwnedFd>) -> Result<Started, MonitorError> {
         let body = RequestBody::Launch { process: process.clone(), plan: Box::new(plan) };
-        let answer = self.ask(body, descriptors).await?;
+        let answer = self.ask_within(LAUNCH_TIMEOUT, body, descriptors).await?;
         started(process, answer)
     }
 
@@ -177,18 +200,24 @@ impl MonitorLink {
     /// As [`MonitorLink::launch`].
     pub async fn launch_exec(
         &self,
+        number: u64,
         plan: LaunchPlan,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<(ProcessRef, oneshot::Receiver<ExitRecord>), MonitorError> {
-        let number = self.next_exec.fetch_add(1, Ordering::Relaxed);
+    ) -> Result<oneshot::Receiver<ExitRecord>, MonitorError> {
         let process = ProcessRef::Exec(number);
         let body = RequestBody::Launch { process: process.clone(), plan: Box::new(plan) };
         let (reply, answered) = oneshot::channel();
         let (ended, end) = oneshot::channel();
         let outgoing = connection::Outgoing { body, descriptors, reply, exec: Some((number, ended)) };
         self.requests.send(outgoing).await.map_err(|_| MonitorError::Gone)?;
-        started(process.clone(), answered.await.map_err(|_| MonitorError::Gone)??)?;
-        Ok((process, end))
+        started(process, within(LAUNCH_TIMEOUT, answered).await?)?;
+        Ok(end)
+    }
+
+    /// A number for an exec, which no other has.
+    #[must_use]
+    pub fn next_exec(&self) -> u64 {
+        self.next_exec.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Sends a signal, to the process's group as well if asked.
@@ -237,6 +266,15 @@ impl MonitorLink {
             Ok((other, _)) => Err(refusal(other)),
             Err(error) => Err(error),
         }
+    }
+}
+
+type Answered = oneshot::Receiver<Result<(ReplyBody, Vec<OwnedFd>), MonitorError>>;
+
+async fn within(limit: Duration, answered: Answered) -> Result<(ReplyBody, Vec<OwnedFd>), MonitorError> {
+    match tokio::time::timeout(limit, answered).await {
+        Ok(answer) => answer.map_err(|_| MonitorError::Gone)?,
+        Err(_) => Err(MonitorError::Silent { seconds: limit.as_secs() }),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::request::{ContainerConfig, SandboxConfig, StopSignal, signal_number};
 use oci_spec::runtime::Spec;
 use podbox_plan::{ByteString, PidNamespace, SandboxId};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `SIGTERM`
 const DEFAULT_STOP_SIGNAL: i32 = 15;
@@ -94,8 +94,14 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         stop_signal: stop_signal(&config.stop_signal, &image.stop_signal)?,
         log_path: log_path(sandbox, config),
         stdin: config.stdin,
-        devices: if config.security.privileged { inputs.node_devices.to_vec() } else { Vec::new() },
+        devices: devices(config, inputs.node_devices),
     })
+}
+
+/// A privileged container has the node's devices, unless it brings a `/dev` of its own, which may well be the node's.
+fn devices(config: &ContainerConfig, of_node: &[podbox_plan::Node]) -> Vec<podbox_plan::Node> {
+    let has_own_dev = config.mounts.iter().any(|mount| mount.container_path == Path::new("/dev"));
+    if config.security.privileged && !has_own_dev { of_node.to_vec() } else { Vec::new() }
 }
 
 fn stop_signal(request: &StopSignal, image: &str) -> Result<i32, PlanError> {

@@ -239,13 +239,11 @@ fn kernel_mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanErro
     Ok(mounts)
 }
 
-/// resolv.conf and its kin, the pod's own files.
+/// resolv.conf and its kin, the pod's own files. They stand in podbox's state directory, so a container that could write to them
+/// could fill that.
 fn pod_mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> {
     let pod = container.layout.pod(container.sandbox_id);
-    let mut options = vec!["bind", "rprivate", "nosuid", "noexec", "nodev"];
-    if container.config.security.read_only_root {
-        options.push("ro");
-    }
+    let options = ["bind", "rprivate", "nosuid", "noexec", "nodev", "ro"];
     let file = |name: &str| mount(&format!("/etc/{name}"), "bind", &pod.join(name), &options);
     ["resolv.conf", "hostname", "hosts"].into_iter().map(file).collect()
 }

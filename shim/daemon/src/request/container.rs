@@ -183,7 +183,7 @@ fn log_path(text: &str) -> Result<Option<PathBuf>, RequestError> {
         return Ok(None);
     }
     let path = checked_path("config.log_path", text)?;
-    if path.is_absolute() || has_parent_component(&path) {
+    if path.is_absolute() || has_parent_component(&path) || path.file_name().is_none() {
         return Err(RequestError::invalid("config.log_path", "a path below the sandbox's log directory, without `..`, is due"));
     }
     Ok(Some(path))

@@ -211,8 +211,9 @@ fn check_user(security: &v1::LinuxSandboxSecurityContext) -> Result<(), RequestE
 
 /// `sethostname(2)` takes 64 bytes; the name also stands in files of lines, so that it must be one word.
 fn hostname(name: String) -> Result<String, RequestError> {
-    let fits = name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
-    if fits { Ok(name) } else { Err(RequestError::invalid("config.hostname", "at most 64 letters, digits, `-`, `.` and `_` are due")) }
+    let begins = name.chars().next().is_none_or(|c| c.is_ascii_alphanumeric());
+    let fits = begins && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
+    if fits { Ok(name) } else { Err(RequestError::invalid("config.hostname", "at most 64 letters, digits, `-`, `.` and `_` are due, a letter or digit first")) }
 }
 
 fn log_directory(text: &str) -> Result<Option<PathBuf>, RequestError> {

@@ -1,8 +1,9 @@
 //! One record, one file.
 
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -54,7 +55,12 @@ impl RecordError {
 pub fn read_record<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
     let failed = |source| RecordError::Read { path: path.to_owned(), source };
     let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
+    // Neither a link nor a pipe in its place leads anywhere, or keeps the reader waiting.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?);
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(std::io::ErrorKind::InvalidInput.into()));
+    }
     file.take(RECORD_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
     serde_json::from_slice(&text).map_err(|source| RecordError::Content { path: path.to_owned(), source })
 }
