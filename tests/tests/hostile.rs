@@ -1,7 +1,7 @@
 //! What is inside a box, or asks for one, and means ill: the daemon answers, and goes on.
 
-use anyhow::Result;
-use podbox_tests::{ContainerSpec, Daemon, PodSpec};
+use anyhow::{Context, Result};
+use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, PodSpec, assert_refused, wait};
 use tonic::Code;
 
 /// The kernel kills the newborn for memory before it becomes its program.
@@ -50,4 +50,102 @@ async fn starting_and_stopping_at_once_is_no_harm() -> Result<()> {
     }
     daemon.client().version().await?;
     Ok(())
+}
+
+/// Control files share the name space of cgroups.
+#[tokio::test]
+async fn a_cgroup_parent_that_is_a_control_file_is_refused_and_costs_nothing() -> Result<()> {
+    let daemon = Daemon::for_test_with(DaemonOptions::default().subnets(&["10.204.7.0/29"])).await?;
+    let before = daemon.warm_up().await?;
+    for _ in 0..10 {
+        for parent in ["/tasks", "/cgroup.procs/x"] {
+            assert_refused(daemon.run_pod(&PodSpec::new("pod").cgroup_parent(parent)).await, Code::InvalidArgument, &[parent]);
+        }
+    }
+    daemon.run_pod(&PodSpec::new("pod")).await?.end().await?;
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+/// A monitor that hangs (on a dead log volume, say) holds up nobody for long, and its pod can be ended.
+#[tokio::test]
+async fn a_monitor_that_hangs_does_not_hold_up_its_pods_end() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("c")).await?;
+    let monitor = daemon.monitor_of(&pod.id).context("the pod's monitor")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGSTOP)?;
+    let late = container.exec_within(&["true"], 1).await.expect_err("the monitor cannot start it");
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+    pod.stop().await?;
+    assert_eq!(container.status().await?.exit_code, 137);
+    pod.remove().await?;
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+/// The caller's patience may end while the command is still being started.
+#[tokio::test]
+async fn a_command_whose_caller_gives_up_does_not_run_on() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("c")).await?;
+    for patience_ms in [1, 2, 3, 5, 8, 20] {
+        for _ in 0..5 {
+            let command = container.exec(&["sleep", "1234"]);
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(patience_ms), command).await;
+        }
+    }
+    wait::until("no command is left", || async {
+        let processes = container.sh("ps").await.ok()?;
+        (!processes.contains("1234")).then_some(())
+    })
+    .await?;
+    Ok(pod.end().await?)
+}
+
+/// Larger than any program could be started with, and once larger than the daemon could read again.
+#[tokio::test]
+async fn an_environment_of_megabytes_is_refused() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let spec = ContainerSpec::sleeper("c").env("BIG", &vec![1; 3 << 20]);
+    assert_refused(pod.create(&spec).await, Code::InvalidArgument, &["config.envs"]);
+    Ok(pod.end().await?)
+}
+
+/// They stand where the daemon keeps its records.
+#[tokio::test]
+async fn a_container_cannot_write_to_the_pods_files() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("c")).await?;
+    for file in ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"] {
+        let output = container.exec(&["/bin/sh", "-c", &format!("echo x >> {file}")]).await?;
+        assert_ne!(output.code, 0, "{file} was written to");
+    }
+    Ok(pod.end().await?)
+}
+
+#[tokio::test]
+async fn a_privileged_container_may_bring_the_nodes_dev() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod").privileged()).await?;
+    let spec = ContainerSpec::sleeper("c").privileged().mount(std::path::Path::new("/dev"), "/dev");
+    assert_eq!(pod.run(&spec).await?.sh("test -c /dev/null && echo there").await?, "there");
+    Ok(pod.end().await?)
+}
+
+/// The first pod made the directory, the last one below it takes it away.
+#[tokio::test]
+async fn a_cgroup_parent_that_pods_share_goes_with_the_last() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    let parent = format!("{}-shared/burst", daemon.cgroup_parent());
+    let first = daemon.run_pod(&PodSpec::new("first").cgroup_parent(&format!("{parent}/one"))).await?;
+    let second = daemon.run_pod(&PodSpec::new("second").cgroup_parent(&format!("{parent}/two"))).await?;
+    first.end().await?;
+    second.end().await?;
+    let left = std::path::Path::new("/sys/fs/cgroup/memory").join(format!("{}-shared", daemon.cgroup_parent().trim_start_matches('/')));
+    assert!(!left.exists(), "{} is left", left.display());
+    Census::settle(&daemon, &before, wait::DEADLINE).await
 }

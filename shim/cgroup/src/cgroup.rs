@@ -64,6 +64,19 @@ impl Cgroup {
         absent
     }
 
+    /// That nothing but a cgroup has its name, or that of one of its ancestors: control files share their name space.
+    pub fn check_name(&self) -> Result<(), Error> {
+        let roots = self.host.unified().map(|unified| &unified.mount_point).into_iter();
+        for root in roots.chain(self.host.v1().iter().map(|v1| &v1.mount_point)) {
+            let directory = self.path.below(root);
+            let taken = directory.ancestors().take_while(|ancestor| ancestor != root).find(|path| path.exists() && !path.is_dir());
+            if let Some(path) = taken {
+                return Err(Error::NameTaken { path: path.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
     /// Its path below the roots of the hierarchies.
     pub fn path(&self) -> &CgroupPath {
         &self.path

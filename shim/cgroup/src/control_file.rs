@@ -37,9 +37,11 @@ pub(crate) fn keyed(content: &str, key: &str) -> Result<u64, String> {
     line.split_ascii_whitespace().nth(1).and_then(|number| number.parse().ok()).ok_or_else(|| line.to_owned())
 }
 
-/// The cgroup, or the file in it, is gone: `ENOENT` on opening, `ENODEV` on using what was opened before its removal.
+/// The cgroup, or the file in it, is gone: `ENOENT` on opening, `ENODEV` on using what was opened before its removal. A
+/// control file in its place (`ENOTDIR`) is no cgroup either.
 pub(crate) fn is_gone(source: &io::Error) -> bool {
-    source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
+    use io::ErrorKind::{NotADirectory, NotFound};
+    matches!(source.kind(), NotFound | NotADirectory) || source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 #[cfg(test)]

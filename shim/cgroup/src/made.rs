@@ -36,6 +36,20 @@ impl Made {
         Ok(())
     }
 
+    /// Those that are still there: what could not be removed yet, since somebody used it.
+    #[must_use]
+    pub fn remaining(&self) -> Self {
+        Self(self.0.iter().filter(|directory| directory.exists()).cloned().collect())
+    }
+
+    /// Takes over what another has to remove.
+    pub fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+        // A parent sorts before what is below it.
+        self.0.sort();
+        self.0.dedup();
+    }
+
     /// Makes `directory`, which is below `root`, with what is missing between.
     pub(crate) fn make(&mut self, root: &Path, directory: &Path) -> Result<(), Error> {
         let mut made = fs::create_dir(directory);

@@ -32,7 +32,7 @@ pub(crate) fn remove(directory: &Path) -> Result<(), Error> {
             other => other,
         };
         match removed {
-            Ok(()) | Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => return Ok(()),
             Err(Errno::BUSY | Errno::NOTEMPTY) if attempt < REMOVE_ATTEMPTS => thread::sleep(pause),
             Err(errno) => return Err(Error::Remove { directory: directory.to_owned(), source: errno.into() }),
         }
@@ -50,7 +50,7 @@ fn remove_below(top: &Path) -> Result<(), Errno> {
         |parent, name| {
             match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
                 Err(errno @ (Errno::BUSY | Errno::NOTEMPTY)) => busy = Some(errno),
-                Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+                Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => {}
                 Err(errno) => return Err(errno),
             }
             Ok(())
@@ -69,7 +69,7 @@ pub(crate) fn processes(directory: &Path, recursive: bool) -> Result<BTreeSet<i3
         open_directory(CWD, directory).and_then(|cgroup| read_processes(cgroup.as_fd(), &mut found))
     };
     match outcome {
-        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(found),
+        Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => Ok(found),
         Err(errno) => Err(Error::Read { file: directory.join("cgroup.procs"), source: errno.into() }),
     }
 }
@@ -77,7 +77,7 @@ pub(crate) fn processes(directory: &Path, recursive: bool) -> Result<BTreeSet<i3
 fn read_processes(cgroup: BorrowedFd<'_>, found: &mut BTreeSet<i32>) -> Result<(), Errno> {
     let file = match rustix::fs::openat(cgroup, c"cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
-        Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
+        Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => return Ok(()),
         Err(errno) => return Err(errno),
     };
     let mut content = String::new();
@@ -110,7 +110,7 @@ fn walk(
                     levels.push((name, children(child.as_fd())?));
                     here = child;
                 }
-                Err(Errno::NOENT | Errno::NODEV) => {}
+                Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => {}
                 Err(errno) => return Err(errno),
             }
         } else {
@@ -128,14 +128,14 @@ fn walk(
 fn children(cgroup: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let entries = match Dir::read_from(cgroup) {
         Ok(entries) => entries,
-        Err(Errno::NOENT | Errno::NODEV) => return Ok(Vec::new()),
+        Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => return Ok(Vec::new()),
         Err(errno) => return Err(errno),
     };
     let mut names = Vec::new();
     for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
-            Err(Errno::NOENT | Errno::NODEV) => break,
+            Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => break,
             Err(errno) => return Err(errno),
         };
         let name = entry.file_name();

@@ -14,12 +14,14 @@ mod programs;
 mod rootfs;
 mod usage;
 
-pub use cgroups::{CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup};
+pub use cgroups::{
+    CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup, remove_made,
+};
 pub use devices::node_devices;
 pub use exec::{ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
-pub use files::{link_netns, now_ns, unlink_netns, write_pod_files};
-pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, spawn_monitor};
+pub use files::{collect_netns_names, link_netns, now_ns, unlink_netns, write_pod_files};
+pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, kill_monitor, spawn_monitor};
 pub use network::{Network, NetworkError};
 pub use programs::Programs;
 pub use rootfs::{RootfsError, find_image, image_defaults, resolve_user};
@@ -27,7 +29,7 @@ pub use usage::{Usage, read_usage};
 
 use crate::config::Config;
 use crate::plan::{Layout, NodeFacts};
-use podbox_cgroup::{Hierarchies, Made};
+use podbox_cgroup::Hierarchies;
 use podbox_image::ImageStore;
 use std::sync::Arc;
 
@@ -39,8 +41,6 @@ pub struct Node {
     pub facts: NodeFacts,
     /// Where things stand.
     pub layout: Layout,
-    /// The directories of `cgroup.parent` that are podbox's to remove.
-    pub cgroup_parent_made: Made,
     /// The cgroup hierarchies.
     pub hierarchies: Hierarchies,
     /// Images and containers' own layers.

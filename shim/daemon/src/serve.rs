@@ -10,11 +10,11 @@ use crate::cri::{Cri, LogCalls};
 use crate::effects::{Network, Node, Programs, discover_facts};
 use crate::plan::Layout;
 use crate::pod::Pods;
-use crate::store::{Store, read_record, write_record};
+use crate::store::{Store, read_record};
 use anyhow::Context;
 use futures_util::{Stream, StreamExt};
 use ipnetwork::IpNetwork;
-use podbox_cgroup::{Cgroup, CgroupPath, Hierarchies, Made};
+use podbox_cgroup::Hierarchies;
 use podbox_image::{ImageStore, StoreOptions};
 use podbox_proto::FILE_DESCRIPTOR_SET;
 use podbox_proto::v1::image_service_server::ImageServiceServer;
@@ -120,9 +120,7 @@ fn discover(config: Config) -> anyhow::Result<Node> {
     let layout = Layout::new(config.state_dir.as_ref().to_owned());
     // What the kubelet said last holds, until it says otherwise.
     let subnets = read_record::<Vec<IpNetwork>>(&layout.network()).unwrap_or_else(|_| config.network.subnets.clone());
-    let parent = config.cgroup.parent.as_str();
     Ok(Node {
-        cgroup_parent_made: claim_cgroup_parent(&layout, &hierarchies, parent).context("cgroup.parent")?,
         facts: discover_facts(&hierarchies).context("find out about the node")?,
         images: Arc::new(ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?),
         network: Network::new(config.network.bridge.as_str(), &subnets).context("network.subnets")?,
@@ -131,18 +129,6 @@ fn discover(config: Config) -> anyhow::Result<Node> {
         layout,
         config,
     })
-}
-
-/// The directories of `cgroup.parent` that are podbox's to remove. Those that are absent will be made; that is written down before,
-/// so that a later daemon knows it as well.
-fn claim_cgroup_parent(layout: &Layout, hierarchies: &Hierarchies, parent: &str) -> anyhow::Result<Made> {
-    let path = layout.cgroup_parent();
-    if let Ok(made) = read_record::<Made>(&path) {
-        return Ok(made);
-    }
-    let absent = Cgroup::at(hierarchies, &CgroupPath::new(parent)?).absent();
-    write_record(&path, &absent)?;
-    Ok(absent)
 }
 
 /// Connections as they come. One that cannot be taken, for want of descriptors, would be offered again at once, and again.

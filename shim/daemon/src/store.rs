@@ -14,12 +14,13 @@ pub use record::{ContainerPhase, ContainerRecord, ExitReason, ImageIdentity, Pau
 
 use crate::plan::Layout;
 use ipnetwork::IpNetwork;
+use podbox_cgroup::Made;
 use podbox_plan::{ContainerId, SandboxId};
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// All records.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Store {
     layout: Layout,
     sandboxes: RwLock<BTreeMap<SandboxId, Arc<SandboxRecord>>>,
     containers: RwLock<BTreeMap<ContainerId, Arc<ContainerRecord>>>,
+    /// Cgroup directories that podbox made for a pod that is gone, and that others were using then.
+    shared_cgroups: Mutex<Made>,
 }
 
 /// No object, or several, go by an id.
@@ -59,6 +62,24 @@ pub struct LoadedPod {
     pub containers: Vec<ContainerRecord>,
 }
 
+/// A pod whose record is of no use.
+#[derive(Debug)]
+pub struct DamagedPod {
+    /// Its id, by its folder's name.
+    pub id: SandboxId,
+    /// Where its folder is now.
+    pub folder: PathBuf,
+}
+
+/// What stands on disk.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Pods.
+    pub pods: Vec<LoadedPod>,
+    /// What is left of others.
+    pub damaged: Vec<DamagedPod>,
+}
+
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -71,7 +92,8 @@ impl Store {
     /// An empty store; [`Store::load`] reads what is on disk.
     #[must_use]
     pub fn new(layout: Layout) -> Self {
-        Self { layout, sandboxes: RwLock::default(), containers: RwLock::default() }
+        let shared = read_record(&layout.shared_cgroups()).unwrap_or_default();
+        Self { layout, sandboxes: RwLock::default(), containers: RwLock::default(), shared_cgroups: Mutex::new(shared) }
     }
 
     /// Writes a sandbox's record and shows it to readers.
@@ -148,24 +170,32 @@ impl Store {
     ///
     /// # Errors
     /// The folder of pods cannot be read.
-    pub fn load(&self) -> Result<Vec<LoadedPod>, RecordError> {
-        let mut pods = Vec::new();
+    pub fn load(&self) -> Result<Loaded, RecordError> {
+        let mut loaded = Loaded { pods: Vec::new(), damaged: Vec::new() };
         for (folder, id) in folders(&self.layout.pods())? {
             let Ok(id) = SandboxId::try_from(id) else {
                 self.quarantine(&folder, "its name is no sandbox id");
                 continue;
             };
-            match read_record::<SandboxRecord>(&self.layout.sandbox_record(&id)) {
-                Err(error) if error.is_absent() => self.discard(&folder),
+            let reason = match read_record::<SandboxRecord>(&self.layout.sandbox_record(&id)) {
+                Err(error) if error.is_absent() => {
+                    self.discard(&folder);
+                    continue;
+                }
+                Ok(sandbox) if sandbox.version != RECORD_VERSION => format!("version {} of records is not known", sandbox.version),
                 Ok(sandbox) if sandbox.id == id => {
                     let containers = self.load_containers(&id)?;
-                    pods.push(LoadedPod { sandbox, containers });
+                    loaded.pods.push(LoadedPod { sandbox, containers });
+                    continue;
                 }
-                Ok(_) => self.quarantine(&folder, "the record is another sandbox's"),
-                Err(error) => self.quarantine(&folder, &error.to_string()),
+                Ok(_) => "the record is another sandbox's".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if let Some(folder) = self.quarantine(&folder, &reason) {
+                loaded.damaged.push(DamagedPod { id, folder });
             }
         }
-        Ok(pods)
+        Ok(loaded)
     }
 
     fn load_containers(&self, sandbox: &SandboxId) -> Result<Vec<ContainerRecord>, RecordError> {
@@ -174,11 +204,14 @@ impl Store {
             let record =
                 ContainerId::try_from(id).ok().map(|id| read_record::<ContainerRecord>(&folder.join("container.json")).map(|r| (id, r)));
             match record {
+                Some(Ok((_, record))) if record.version != RECORD_VERSION => {
+                    self.quarantine(&folder, &format!("version {} of records is not known", record.version));
+                }
                 Some(Ok((id, record))) if record.id == id && record.sandbox_id == *sandbox => containers.push(record),
-                Some(Ok(_)) => self.quarantine(&folder, "the record is another container's"),
                 Some(Err(error)) if error.is_absent() => self.discard(&folder),
-                Some(Err(error)) => self.quarantine(&folder, &error.to_string()),
-                None => self.quarantine(&folder, "its name is no container id"),
+                Some(Ok(_)) => drop(self.quarantine(&folder, "the record is another container's")),
+                Some(Err(error)) => drop(self.quarantine(&folder, &error.to_string())),
+                None => drop(self.quarantine(&folder, "its name is no container id")),
             }
         }
         Ok(containers)
@@ -206,6 +239,30 @@ impl Store {
     /// The file cannot be written.
     pub fn save_subnets(&self, subnets: &[IpNetwork]) -> Result<(), RecordError> {
         write_record(&self.layout.network(), &subnets)
+    }
+
+    /// Removes the directories that a pod made for its cgroups, and those that pods before it could not remove since this one and
+    /// others were using them: `remove` does it, and passes over what is in use.
+    ///
+    /// # Errors
+    /// As `remove`, or the list of what stays cannot be written.
+    pub fn remove_cgroups<E: From<RecordError>>(&self, of_pod: Made, remove: impl FnOnce(&Made) -> Result<(), E>) -> Result<(), E> {
+        let mut shared = self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = shared.clone();
+        all.merge(of_pod);
+        remove(&all)?;
+        let remaining = all.remaining();
+        if remaining == *shared {
+            return Ok(());
+        }
+        let path = self.layout.shared_cgroups();
+        if remaining.directories().is_empty() {
+            std::fs::remove_file(&path).map_err(|source| RecordError::Write { path, source })?;
+        } else {
+            write_record(&path, &remaining)?;
+        }
+        *shared = remaining;
+        Ok(())
     }
 
     /// Empties the trash: what a crash kept from being removed there.
@@ -236,8 +293,8 @@ impl Store {
         }
     }
 
-    /// Moves what cannot be understood out of the way, whole, for people to look at.
-    fn quarantine(&self, folder: &Path, reason: &str) {
+    /// Moves what cannot be understood out of the way, whole, for people to look at; tells where it is now.
+    fn quarantine(&self, folder: &Path, reason: &str) -> Option<PathBuf> {
         let aside = self.layout.quarantine();
         let name = folder.file_name().unwrap_or_default();
         let moved = make_private(&aside).and_then(|()| {
@@ -245,11 +302,17 @@ impl Store {
             if target.exists() {
                 std::fs::remove_dir_all(&target)?;
             }
-            std::fs::rename(folder, target)
+            std::fs::rename(folder, &target).map(|()| target)
         });
         match moved {
-            Ok(()) => tracing::error!(folder = %folder.display(), reason, "a damaged record was quarantined"),
-            Err(error) => tracing::error!(folder = %folder.display(), reason, %error, "a damaged record cannot be moved away"),
+            Ok(target) => {
+                tracing::error!(folder = %folder.display(), reason, "a damaged record was quarantined");
+                Some(target)
+            }
+            Err(error) => {
+                tracing::error!(folder = %folder.display(), reason, %error, "a damaged record cannot be moved away");
+                None
+            }
         }
     }
 }

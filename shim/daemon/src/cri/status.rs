@@ -65,9 +65,7 @@ fn pod_code(error: &PodError) -> Code {
         PodError::Exec { source: ExecError::Pipe(_), .. } => Code::ResourceExhausted,
         PodError::Joined(error) => pod_code(error),
         PodError::Stopping => Code::Unavailable,
-        PodError::Snapshot { .. } | PodError::Record(_) | PodError::Files { .. } | PodError::CutOff => {
-            Code::Internal
-        }
+        PodError::Snapshot { .. } | PodError::Record(_) | PodError::Files { .. } | PodError::CutOff => Code::Internal,
     }
 }
 
@@ -100,7 +98,9 @@ fn cgroups_code(error: &CgroupsError) -> Code {
     match error {
         CgroupsError::Path { .. } => Code::InvalidArgument,
         CgroupsError::Cgroup { source, .. } => match source {
-            podbox_cgroup::Error::Write { .. } | podbox_cgroup::Error::UnknownSetting { .. } => Code::InvalidArgument,
+            podbox_cgroup::Error::Write { .. } | podbox_cgroup::Error::UnknownSetting { .. } | podbox_cgroup::Error::NameTaken { .. } => {
+                Code::InvalidArgument
+            }
             podbox_cgroup::Error::NoController { .. } | podbox_cgroup::Error::NoSwapAccounting { .. } => Code::FailedPrecondition,
             _ => Code::Internal,
         },

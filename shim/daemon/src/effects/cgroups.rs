@@ -75,9 +75,11 @@ impl SandboxCgroups {
     /// The directories that making them will make: what the record names before.
     ///
     /// # Errors
-    /// The path is none.
+    /// The path is none, or something else has its name.
     pub fn absent(&self, host: &Hierarchies) -> Result<Made, CgroupsError> {
-        Ok(at(host, &self.pod)?.absent())
+        let pod = at(host, &self.pod)?;
+        pod.check_name().map_err(failed(&self.pod))?;
+        Ok(pod.absent())
     }
 
     /// Makes the pod's and pause's.
@@ -88,14 +90,22 @@ impl SandboxCgroups {
         make(host, &self.pause())
     }
 
-    /// Removes pause's, and of the pod's what `made` names.
+    /// Removes pause's.
     ///
     /// # Errors
-    /// Something holds them.
-    pub fn remove(&self, host: &Hierarchies, made: &Made) -> Result<(), CgroupsError> {
-        at(host, &self.pause())?.remove().map_err(failed(&self.pause()))?;
-        made.remove().map_err(failed(&self.pod))
+    /// Something holds it.
+    pub fn remove_pause(&self, host: &Hierarchies) -> Result<(), CgroupsError> {
+        at(host, &self.pause)?.remove().map_err(failed(&self.pause))
     }
+}
+
+/// Removes directories that podbox made and nobody uses.
+///
+/// # Errors
+/// The kernel would not.
+pub fn remove_made(made: &Made) -> Result<(), CgroupsError> {
+    let last = || made.directories().last().map(|path| path.display().to_string()).unwrap_or_default();
+    made.remove().map_err(|source| CgroupsError::Cgroup { path: last(), source })
 }
 
 fn make(host: &Hierarchies, path: &str) -> Result<CgroupEntry, CgroupsError> {

@@ -15,6 +15,8 @@ use tokio::time::Instant;
 pub const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// After the command's end, how long output is waited for that a process it left behind may hold open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a command's kill may take.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 /// `SIGKILL`
 const KILL: i32 = 9;
 
@@ -80,7 +82,10 @@ pub async fn exec_sync(link: &MonitorLink, plan: LaunchPlan, timeout: Option<Dur
     };
     match outcome {
         Err(ExecError::TimedOut { timeout }) => {
-            drop(guard);
+            // Answered when it is killed, where the monitor is well; else the guard sees to it.
+            if tokio::time::timeout(KILL_TIMEOUT, link.signal(ProcessRef::Exec(number), KILL, true)).await.is_ok() {
+                guard.process = None;
+            }
             Err(ExecError::TimedOut { timeout })
         }
         outcome => {

@@ -6,6 +6,9 @@ use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Where `ip netns` looks.
+const NAMES: &str = "/run/netns";
+
 /// Nanoseconds since the Unix epoch.
 #[must_use]
 pub fn now_ns() -> i64 {
@@ -49,4 +52,24 @@ pub fn unlink_netns(id: &SandboxId) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Takes away names of pods that lead nowhere: whichever daemon made them, their pause is gone.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn collect_netns_names() -> io::Result<()> {
+    let names = match std::fs::read_dir(NAMES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in names {
+        let path = entry?.path();
+        let is_ours = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("podbox-"));
+        if is_ours && path.is_symlink() && !path.exists() {
+            // Another daemon may do the same at this moment.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    Ok(())
 }

@@ -5,8 +5,10 @@
 //! socket closes, every asker gets [`MonitorError::Gone`] and the driver sees its channel of events end.
 
 mod connection;
+mod kill;
 mod spawn;
 
+pub use kill::kill_monitor;
 pub use spawn::spawn_monitor;
 
 use connection::Connection;

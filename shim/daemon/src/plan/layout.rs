@@ -49,10 +49,10 @@ impl Layout {
         self.state_dir.join("network.json")
     }
 
-    /// The directories of `cgroup.parent` that podbox made.
+    /// Cgroup directories that a pod made and others still use.
     #[must_use]
-    pub fn cgroup_parent(&self) -> PathBuf {
-        self.state_dir.join("cgroup-parent.json")
+    pub fn shared_cgroups(&self) -> PathBuf {
+        self.state_dir.join("shared-cgroups.json")
     }
 
     /// Held locked by the daemon that owns the directory.

@@ -6,7 +6,8 @@
 //!                     └───── finish(Err) ─► (free)
 //! ```
 //!
-//! A caller that gives up does not stop the making; the same request coming again joins it, or claims what it made.
+//! A caller that gives up does not stop the making; the same request coming again joins it, or claims what it made. So does one that
+//! comes after the daemon died between the making and the answer: what is found on record is offered.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -87,6 +88,11 @@ impl<K: Eq + Hash, C: PartialEq, I: Clone, W> Admissions<K, C, I, W> {
             Ok(made) => self.entries.insert(key, Entry::Unclaimed { config, made }),
             Err(_) => None,
         };
+    }
+
+    /// A name that was given before this daemon was, to something that nobody has used since: the caller may never have heard of it.
+    pub fn offer(&mut self, key: K, config: C, made: I) {
+        self.entries.insert(key, Entry::Unclaimed { config, made });
     }
 
     /// A name that was given before this daemon was.

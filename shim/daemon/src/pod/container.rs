@@ -14,6 +14,10 @@ use podbox_image::Snapshot;
 use podbox_plan::{ContainerId, Overlay, PidNamespace, ProcessRef};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Between attempts to undo.
+const UNDO_PAUSE: Duration = Duration::from_secs(5);
 
 /// The PID namespace that a container asks for, with its target found in the pod.
 #[derive(Debug, Clone)]
@@ -47,13 +51,25 @@ pub(super) async fn make_container(
 ) -> Result<ContainerRecord, PodError> {
     blocking(move || {
         store.save_container(&intent)?;
-        make(&node, &sandbox, &intent, &pid).inspect_err(|_| {
-            if let Err(error) = undo_container(&node, &store, &intent) {
-                tracing::error!(container = %intent.id, error = %Chain(&error), "an unfinished container cannot be undone");
-            }
-        })
+        let made = make(&node, &sandbox, &intent, &pid);
+        if made.is_err() {
+            undo_until_done(&node, &store, &intent);
+        }
+        made
     })
     .await
+}
+
+/// Undoes a container's making; what cannot be undone at once is tried again until it can, since nobody else knows of it.
+fn undo_until_done(node: &Arc<Node>, store: &Arc<Store>, intent: &ContainerRecord) {
+    let Err(error) = undo_container(node, store, intent) else { return };
+    tracing::error!(container = %intent.id, error = %Chain(&error), "an unfinished container cannot be undone yet");
+    let (node, store, intent) = (node.clone(), store.clone(), intent.clone());
+    tokio::spawn(async move {
+        tokio::time::sleep(UNDO_PAUSE).await;
+        // A daemon that ends drops this: the next one finds the record.
+        let _ = tokio::task::spawn_blocking(move || undo_until_done(&node, &store, &intent)).await;
+    });
 }
 
 /// Undoes a container's making, or removes one that has ended, from its record. Its own layer is out of the way at once and

@@ -9,7 +9,7 @@ use super::make::MadeSandbox;
 use crate::chain::Chain;
 use crate::effects::{ExecOutput, MonitorEvent, MonitorLink, Node, Started};
 use crate::request::{ContainerConfig, ContainerMetadata};
-use crate::store::{ContainerRecord, SandboxRecord, Store};
+use crate::store::{ContainerPhase, ContainerRecord, SandboxRecord, Store};
 use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -114,7 +114,11 @@ impl Driver {
     pub(super) async fn run(node: Arc<Node>, store: Arc<Store>, pod: Pod, mut inbox: mpsc::Receiver<Command>) -> SandboxRecord {
         let mut names = Admissions::default();
         for record in &pod.containers {
-            names.take(record.config.metadata.clone());
+            let (config, id) = (record.config.clone(), record.id.clone());
+            match record.phase {
+                ContainerPhase::Created => names.offer(config.metadata.clone(), config, id),
+                _ => names.take(config.metadata),
+            }
         }
         let containers = pod.containers.into_iter().map(|record| (record.id.clone(), Container::new(record))).collect();
         let mut driver = Self {

@@ -12,7 +12,7 @@
 //! Pause comes before the network: its namespace is born with it, and each end of the veth pair where it belongs.
 
 use super::PodError;
-use super::teardown::{StopOrder, stop_pod};
+use super::teardown::{StopOrder, disconnect, end_processes};
 use crate::chain::Chain;
 use crate::effects::{
     MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, link_netns, now_ns, spawn_monitor, write_pod_files,
@@ -24,7 +24,12 @@ use podbox_plan::{CgroupEntry, ProcessRef, SandboxId};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// Between attempts to undo.
+const UNDO_PAUSE: Duration = Duration::from_millis(500);
+const UNDO_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// A sandbox that is ready, and the way to its monitor.
 pub(super) struct MadeSandbox {
@@ -51,13 +56,39 @@ pub(super) async fn make_sandbox(
     }
 }
 
-/// Undoes a making that did not end, from its record. What cannot be undone now stays on record, for the next start.
+/// Undoes a making that did not end, from its record. What cannot be undone at once is tried again until it can: nobody else
+/// knows of it.
 pub(super) async fn undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) {
-    let stopped = stop_pod(node, record, StopOrder { link: None, containers: Vec::new() }).await;
-    let removed = stopped.and_then(|()| Ok(store.remove_sandbox_folder(&record.id)?));
-    match removed {
-        Ok(()) => store.forget_sandbox(&record.id),
-        Err(error) => tracing::error!(sandbox = %record.id, error = %Chain(&error), "an unfinished sandbox cannot be undone"),
+    if try_undo(node, store, record).await {
+        return;
+    }
+    let (node, store, record) = (node.clone(), store.clone(), record.clone());
+    tokio::spawn(async move {
+        let mut pause = UNDO_PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            if try_undo(&node, &store, &record).await {
+                return;
+            }
+            pause = (pause * 2).min(UNDO_PAUSE_MAX);
+        }
+    });
+}
+
+async fn try_undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) -> bool {
+    let order = StopOrder { link: None, containers: Vec::new() };
+    let ended = end_processes(node, store, record, order).await;
+    // The link and the addresses come last, and once: an address that is freed twice may be somebody else's by then.
+    let outcome = ended.and_then(|()| Ok(store.remove_sandbox_folder(&record.id)?)).and_then(|()| disconnect(node, record));
+    match outcome {
+        Ok(()) => {
+            store.forget_sandbox(&record.id);
+            true
+        }
+        Err(error) => {
+            tracing::error!(sandbox = %record.id, error = %Chain(&error), "an unfinished sandbox cannot be undone yet");
+            false
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::make::make_sandbox;
 use super::{PodError, recover};
 use crate::effects::{ExecOutput, Node};
 use crate::request::{ContainerConfig, SandboxConfig, SandboxMetadata};
-use crate::store::{LookupError, Store};
+use crate::store::{LookupError, SandboxPhase, Store};
 use ipnetwork::IpNetwork;
 use podbox_plan::{ContainerId, SandboxId};
 use std::collections::HashMap;
@@ -49,7 +49,11 @@ impl Pods {
     pub async fn recover(node: Arc<Node>, store: Arc<Store>) -> Result<Arc<Self>, PodError> {
         let pods = Arc::new(Self { node: node.clone(), store: store.clone(), table: Mutex::default() });
         for pod in recover::recover(&node, &store).await? {
-            pods.table().names.take(pod.record.config.metadata.clone());
+            let (config, id) = (pod.record.config.clone(), pod.record.id.clone());
+            match pod.record.phase {
+                SandboxPhase::Ready if pod.containers.is_empty() => pods.table().names.offer(config.metadata.clone(), config, id),
+                _ => pods.table().names.take(config.metadata),
+            }
             pods.drive(pod);
         }
         Ok(pods)

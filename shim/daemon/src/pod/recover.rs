@@ -9,20 +9,28 @@
 //! | container `Creating` | anything | undone |
 //! | container `Starting` | the monitor runs it | `Running`; ended: `Exited`; never heard of: `Created` again |
 //!
-//! Then what belongs to no pod is collected: links on the bridge, layers of containers.
+//! A record that cannot be understood is set aside, and what ran by it is ended: nobody could stop it any more.
+//!
+//! Then what belongs to no pod is collected: links on the bridge, layers of containers, names of network namespaces.
 
 use super::PodError;
 use super::container::undo_container;
 use super::driver::Pod;
 use super::ending::{reason_of, unseen_end};
 use super::make::undo;
-use super::teardown::blocking;
+use super::teardown::{blocking, end_monitor, end_silent_monitor};
 use crate::chain::Chain;
-use crate::effects::{MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, kill_pod_cgroups, now_ns};
+use crate::effects::{
+    MonitorError, MonitorEvent, MonitorLink, Node, SandboxCgroups, collect_netns_names, connect_monitor, kill_pod_cgroups, now_ns,
+    remove_container_cgroup, unlink_netns,
+};
 use crate::plan::MONITOR_SOCKET;
-use crate::store::{ContainerPhase, ContainerRecord, ExitReason, LoadedPod, SandboxPhase, SandboxRecord, Store, read_record};
+use crate::store::{
+    ContainerPhase, ContainerRecord, DamagedPod, ExitReason, Loaded, LoadedPod, SandboxPhase, SandboxRecord, Store, read_record,
+};
+use futures_util::future::join_all;
 use podbox_plan::wire::RunningProcess;
-use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
+use podbox_plan::{ContainerId, ExitRecord, ProcessRef, SandboxId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -31,25 +39,58 @@ use tokio::sync::mpsc;
 const UNKNOWN_CODE: i32 = 255;
 /// 128 + SIGKILL
 const KILLED: i32 = 137;
+/// `SIGKILL`
+const KILL: i32 = 9;
 
 /// Reads the records and brings each pod into a state that is true.
 pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<Pod>, PodError> {
     store.empty_trash();
-    let (begun, loaded): (Vec<LoadedPod>, Vec<LoadedPod>) =
-        store.load()?.into_iter().partition(|pod| pod.sandbox.phase == SandboxPhase::Creating);
+    let Loaded { pods, damaged } = store.load()?;
+    let (begun, loaded): (Vec<LoadedPod>, Vec<LoadedPod>) = pods.into_iter().partition(|pod| pod.sandbox.phase == SandboxPhase::Creating);
     // Addresses first: nothing new may get one that a pod on record has.
     for pod in begun.iter().chain(&loaded) {
         restore_addresses(node, &pod.sandbox);
     }
-    for pod in begun {
-        undo(node, store, &pod.sandbox).await;
-    }
-    let mut pods = Vec::new();
-    for pod in loaded {
-        pods.push(recover_pod(node, store, pod).await?);
-    }
+    // Side by side: a monitor that does not answer is waited for, and must not keep the others waiting.
+    join_all(damaged.iter().map(|pod| end_damaged(node, pod))).await;
+    join_all(begun.iter().map(|pod| undo(node, store, &pod.sandbox))).await;
+    let recovered = join_all(loaded.into_iter().map(|pod| recover_pod(node, store, pod))).await;
+    let pods = recovered.into_iter().collect::<Result<Vec<_>, _>>()?;
     collect(node, &pods).await;
     Ok(pods)
+}
+
+/// A pod whose record is of no use: nothing can be asked of it any more, so nothing of it may run on. Its folder is kept for people.
+async fn end_damaged(node: &Arc<Node>, pod: &DamagedPod) {
+    let path = format!("{}/{}", node.config.cgroup.parent.as_str().trim_end_matches('/'), pod.id);
+    let (host, killed) = (node.clone(), path.clone());
+    let killed = blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &[killed])?)).await;
+    let ended = match connect_monitor(&pod.folder, MONITOR_SOCKET).await {
+        Ok((link, _events)) => end_all(&pod.id, &link).await,
+        Err(error) => {
+            // Gone, most likely; if not, it does not answer.
+            end_silent_monitor(&pod.id, &error);
+            Ok(())
+        }
+    };
+    let host = node.clone();
+    let removed = blocking(move || Ok(remove_container_cgroup(&host.hierarchies, &path)?)).await;
+    if let Err(error) = killed.and(ended).and(removed) {
+        tracing::error!(sandbox = %pod.id, error = %Chain(&error), "something of a damaged pod remains");
+    }
+    let _ = unlink_netns(&pod.id);
+}
+
+/// Kills all that a monitor watches, and ends it.
+async fn end_all(id: &SandboxId, link: &MonitorLink) -> Result<(), PodError> {
+    let failed = |source| PodError::Monitor { id: id.clone(), source };
+    for process in link.state().await.map_err(failed)? {
+        match link.signal(process.process, KILL, false).await {
+            Ok(()) | Err(MonitorError::NotRunning { .. }) => {}
+            Err(source) => return Err(failed(source)),
+        }
+    }
+    end_monitor(id, link).await
 }
 
 fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {
@@ -77,6 +118,7 @@ async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Re
         sandbox.phase = SandboxPhase::NotReady;
     }
     store.save_sandbox(&sandbox)?;
+    end_unknown(node, &sandbox, &containers, runs.keys()).await;
     let mut recovered = Vec::new();
     for mut record in containers {
         if record.phase == ContainerPhase::Creating {
@@ -94,6 +136,18 @@ async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Re
     Ok(Pod { record: sandbox, link, events, containers: recovered })
 }
 
+/// Ends containers that run and are not on record: theirs was damaged, and nobody could stop them.
+async fn end_unknown(node: &Arc<Node>, sandbox: &SandboxRecord, known: &[ContainerRecord], runs: impl Iterator<Item = &ContainerId>) {
+    let cgroups = SandboxCgroups::new(&sandbox.cgroup, &sandbox.id);
+    for id in runs.filter(|id| known.iter().all(|record| record.id != **id)) {
+        let (host, path) = (node.clone(), cgroups.container(id));
+        tracing::error!(sandbox = %sandbox.id, container = %id, "a container that is not on record is ended");
+        if let Err(error) = blocking(move || Ok(remove_container_cgroup(&host.hierarchies, &path)?)).await {
+            tracing::error!(container = %id, error = %Chain(&error), "a container that is not on record remains");
+        }
+    }
+}
+
 fn as_container(process: &RunningProcess) -> Option<(ContainerId, (i32, i64))> {
     match &process.process {
         ProcessRef::Container(id) => Some((id.clone(), (process.pid, process.started_at_ns))),
@@ -109,7 +163,8 @@ async fn find_monitor(node: &Node, sandbox: &SandboxRecord) -> Monitor {
         Ok(connected) => connected,
         Err(error) => {
             if sandbox.phase == SandboxPhase::Ready {
-                tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "the pod's monitor is gone: the pod is killed");
+                // One that is there and does not answer could never be asked to end its pod.
+                end_silent_monitor(&sandbox.id, &error);
             }
             return None;
         }
@@ -167,6 +222,9 @@ fn true_phase(
 
 /// Collects what belongs to no pod. What cannot be collected is no reason not to serve.
 async fn collect(node: &Arc<Node>, pods: &[Pod]) {
+    if let Err(error) = collect_netns_names() {
+        tracing::warn!(%error, "names of network namespaces that are gone stay");
+    }
     let connected: HashSet<&str> = pods.iter().filter(|pod| !pod.record.network_released).map(|pod| pod.record.id.as_str()).collect();
     match node.network.collect(|id| connected.contains(id)).await {
         Ok(stale) if stale.is_empty() => {}

@@ -3,10 +3,12 @@
 use super::PodError;
 use crate::chain::Chain;
 use crate::effects::{
-    CgroupsError, MonitorError, MonitorLink, Node, SandboxCgroups, connect_monitor, kill_pod_cgroups, remove_container_cgroup, unlink_netns,
+    MonitorError, MonitorLink, Node, SandboxCgroups, connect_monitor, kill_monitor, kill_pod_cgroups, remove_container_cgroup, remove_made,
+    unlink_netns,
 };
 use crate::plan::MONITOR_SOCKET;
-use crate::store::SandboxRecord;
+use crate::store::{SandboxRecord, Store};
+use podbox_plan::SandboxId;
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +33,12 @@ pub(super) struct StopOrder {
 /// The pod's link is taken away after this returns: the kernel waits out a grace period for that, which is no caller's
 /// business. Its addresses become free when the link is gone. A link that a crash leaves belongs to no pod that is ready,
 /// and is collected at the next start.
-pub(super) async fn stop_pod(node: &Arc<Node>, record: &SandboxRecord, order: StopOrder) -> Result<(), PodError> {
-    end_processes(node, record, order).await?;
+pub(super) async fn stop_pod(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord, order: StopOrder) -> Result<(), PodError> {
+    end_processes(node, store, record, order).await?;
     disconnect(node, record)
 }
 
-fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(), PodError> {
+pub(super) fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(), PodError> {
     let Some(addresses) = record.addresses.clone().filter(|_| !record.network_released) else { return Ok(()) };
     let (node, id) = (node.clone(), record.id.clone());
     unlink_netns(&id).map_err(|source| PodError::Files { id: id.clone(), source })?;
@@ -52,7 +54,8 @@ fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(), PodError> 
     Ok(())
 }
 
-async fn end_processes(node: &Arc<Node>, record: &SandboxRecord, order: StopOrder) -> Result<(), PodError> {
+/// Ends everything that runs in a pod, and gives its cgroups back.
+pub(super) async fn end_processes(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord, order: StopOrder) -> Result<(), PodError> {
     let link = match order.link.clone() {
         Some(link) => Some(link),
         None => find_monitor(node, record).await?,
@@ -63,15 +66,13 @@ async fn end_processes(node: &Arc<Node>, record: &SandboxRecord, order: StopOrde
     let host = node.clone();
     blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &paths)?)).await?;
     if let Some(link) = link {
-        end_monitor(record, &link).await?;
+        end_monitor(&record.id, &link).await?;
     }
-    let (host, made) = (node.clone(), record.cgroup_made.clone().unwrap_or_default());
+    let (host, store, made) = (node.clone(), store.clone(), record.cgroup_made.clone().unwrap_or_default());
     blocking(move || {
         order.containers.iter().try_for_each(|path| remove_container_cgroup(&host.hierarchies, path))?;
-        cgroups.remove(&host.hierarchies, &made)?;
-        // The parent of all pods goes with the last one; before, it is in use, and stays.
-        host.cgroup_parent_made.remove().map_err(|source| CgroupsError::Cgroup { path: host.config.cgroup.parent.to_string(), source })?;
-        Ok(())
+        cgroups.remove_pause(&host.hierarchies)?;
+        store.remove_cgroups(made, |made| Ok::<_, PodError>(remove_made(made)?))
     })
     .await
 }
@@ -81,21 +82,41 @@ async fn find_monitor(node: &Arc<Node>, record: &SandboxRecord) -> Result<Option
     match connect_monitor(&node.layout.pod(&record.id), MONITOR_SOCKET).await {
         Ok((link, _events)) => Ok(Some(link)),
         Err(MonitorError::Connect(Errno::CONNREFUSED | Errno::NOENT) | MonitorError::Gone) => Ok(None),
+        Err(error @ (MonitorError::Silent { .. } | MonitorError::NoCommonVersion)) => {
+            end_silent_monitor(&record.id, &error);
+            Ok(None)
+        }
         Err(source) => Err(PodError::Monitor { id: record.id.clone(), source }),
     }
 }
 
-/// Ends the monitor. It refuses until it has reaped, and recorded, what was just killed.
-async fn end_monitor(record: &SandboxRecord, link: &MonitorLink) -> Result<(), PodError> {
+/// Ends the monitor. It refuses until it has reaped, and recorded, what was just killed; one that does not answer is killed itself.
+pub(super) async fn end_monitor(id: &SandboxId, link: &MonitorLink) -> Result<(), PodError> {
     let mut pause = Duration::from_micros(500);
+    let mut outcome = link.shutdown().await;
     for _ in 1..SHUTDOWN_TRIES {
-        match link.shutdown().await {
-            Err(MonitorError::Refused { .. }) => tokio::time::sleep(pause).await,
-            other => return other.map_err(|source| PodError::Monitor { id: record.id.clone(), source }),
+        if !matches!(outcome, Err(MonitorError::Refused { .. })) {
+            break;
         }
+        tokio::time::sleep(pause).await;
         pause *= 2;
+        outcome = link.shutdown().await;
     }
-    link.shutdown().await.map_err(|source| PodError::Monitor { id: record.id.clone(), source })
+    match outcome {
+        Err(error @ MonitorError::Silent { .. }) => {
+            end_silent_monitor(id, &error);
+            Ok(())
+        }
+        other => other.map_err(|source| PodError::Monitor { id: id.clone(), source }),
+    }
+}
+
+/// A monitor that is stopped or hangs holds up its pod for ever; everything it could still tell of is killed already.
+pub(super) fn end_silent_monitor(id: &SandboxId, error: &MonitorError) {
+    match kill_monitor(id) {
+        0 => tracing::error!(sandbox = %id, error = %Chain(error), "the pod's monitor is gone"),
+        _ => tracing::error!(sandbox = %id, error = %Chain(error), "the pod's monitor did not answer and is killed"),
+    }
 }
 
 /// Work that waits for the kernel, away from the tasks that serve.

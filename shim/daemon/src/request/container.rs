@@ -119,6 +119,7 @@ impl TryFrom<v1::ContainerConfig> for ContainerConfig {
         if config.stdin_once && !config.stdin {
             return Err(RequestError::invalid("config.stdin_once", "it needs stdin"));
         }
+        check_size(&config)?;
         let metadata = required("config.metadata", config.metadata)?;
         let linux = config.linux.unwrap_or_default();
         Ok(Self {
@@ -140,6 +141,30 @@ impl TryFrom<v1::ContainerConfig> for ContainerConfig {
             stop_signal: stop_signal(config.stop_signal)?,
         })
     }
+}
+
+/// What the process is given: the kernel takes a few MiB of arguments and environment (`execve(2)`), records and plans are to stay
+/// far below their own bounds.
+const PROCESS_BYTES_MAX: usize = 1024 * 1024;
+/// All paths of all mounts.
+const MOUNT_BYTES_MAX: usize = 1024 * 1024;
+/// Mounts of one container.
+const MOUNTS_MAX: usize = 4096;
+
+fn check_size(config: &v1::ContainerConfig) -> Result<(), RequestError> {
+    let words = config.command.iter().chain(&config.args).map(|word| word.len() + 1);
+    let envs = config.envs.iter().map(|env| env.key.len() + env.value.len() + 2);
+    let bytes: usize = words.chain(envs).sum();
+    if bytes > PROCESS_BYTES_MAX {
+        let reason = format!("command, args and envs of {bytes} bytes are over the limit of {PROCESS_BYTES_MAX}");
+        return Err(RequestError::invalid("config.envs", reason));
+    }
+    let bytes: usize = config.mounts.iter().map(|mount| mount.container_path.len() + mount.host_path.len()).sum();
+    if config.mounts.len() > MOUNTS_MAX || bytes > MOUNT_BYTES_MAX {
+        let reason = format!("at most {MOUNTS_MAX} mounts with {MOUNT_BYTES_MAX} bytes of paths are taken");
+        return Err(RequestError::invalid("config.mounts", reason));
+    }
+    Ok(())
 }
 
 fn image(image: Option<v1::ImageSpec>) -> Result<ImageRequest, RequestError> {

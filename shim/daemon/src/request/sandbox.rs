@@ -213,7 +213,11 @@ fn check_user(security: &v1::LinuxSandboxSecurityContext) -> Result<(), RequestE
 fn hostname(name: String) -> Result<String, RequestError> {
     let begins = name.chars().next().is_none_or(|c| c.is_ascii_alphanumeric());
     let fits = begins && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
-    if fits { Ok(name) } else { Err(RequestError::invalid("config.hostname", "at most 64 letters, digits, `-`, `.` and `_` are due, a letter or digit first")) }
+    if fits {
+        Ok(name)
+    } else {
+        Err(RequestError::invalid("config.hostname", "at most 64 letters, digits, `-`, `.` and `_` are due, a letter or digit first"))
+    }
 }
 
 fn log_directory(text: &str) -> Result<Option<PathBuf>, RequestError> {
@@ -254,6 +258,9 @@ fn cgroup_parent(text: String) -> Result<Option<String>, RequestError> {
     Ok(Some(text))
 }
 
+/// More than a pod's namespaces have.
+const SYSCTLS_MAX: usize = 1024;
+
 /// Only sysctls that a namespace of the pod's own confines: one that is the node's too would change every other pod.
 fn sysctls(sysctls: BTreeMap<String, String>, network: NetworkMode, ipc: IpcMode) -> Result<BTreeMap<String, String>, RequestError> {
     const FIELD: &str = "config.linux.sysctls";
@@ -267,6 +274,9 @@ fn sysctls(sysctls: BTreeMap<String, String>, network: NetworkMode, ipc: IpcMode
         "kernel.shmmni",
         "kernel.shm_rmid_forced",
     ];
+    if sysctls.len() > SYSCTLS_MAX {
+        return Err(RequestError::invalid(FIELD, format!("{} sysctls are over the limit of {SYSCTLS_MAX}", sysctls.len())));
+    }
     for (key, value) in &sysctls {
         let shown = shortened(key);
         let plain = key.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)));

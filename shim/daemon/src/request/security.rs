@@ -96,6 +96,10 @@ pub struct SecurityContext {
 }
 
 const FIELD: &str = "config.linux.security_context";
+/// Masked paths, and read-only ones, of one container; the kubelet's lists have some hundred on machines with many processors.
+const PATHS_MAX: usize = 4096;
+/// `NGROUPS_MAX` (`setgroups(2)`)
+const GROUPS_MAX: usize = 65536;
 
 impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
     type Error = RequestError;
@@ -114,6 +118,10 @@ impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
                 apparmor_name: &context.apparmor_profile,
             },
         )?;
+        if context.supplemental_groups.len() > GROUPS_MAX {
+            let reason = format!("{} groups are over the kernel's limit of {GROUPS_MAX}", context.supplemental_groups.len());
+            return Err(RequestError::invalid("config.linux.security_context.supplemental_groups", reason));
+        }
         let mut groups = Vec::with_capacity(context.supplemental_groups.len());
         for group in &context.supplemental_groups {
             groups.push(kernel_id("config.linux.security_context.supplemental_groups", *group)?);
@@ -199,6 +207,9 @@ fn path_lists(context: &v1::LinuxContainerSecurityContext) -> Result<PathLists, 
         return Ok(PathLists::Standard);
     }
     let paths = |field: &'static str, texts: &[String]| {
+        if texts.len() > PATHS_MAX {
+            return Err(RequestError::invalid(field, format!("{} paths are over the limit of {PATHS_MAX}", texts.len())));
+        }
         texts
             .iter()
             .map(|text| {

@@ -72,6 +72,10 @@ pub fn read_record<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
 pub fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), RecordError> {
     let failed = |source| RecordError::Write { path: path.to_owned(), source };
     let text = serde_json::to_vec(record).map_err(|source| RecordError::Content { path: path.to_owned(), source })?;
+    if text.len() as u64 > RECORD_BYTES_MAX {
+        // What could not be read again must not be written.
+        return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
+    }
     let temporary = path.with_extension("tmp");
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;

@@ -81,12 +81,12 @@ impl Driver {
         if self.stopping.is_none() || self.making > 0 {
             return;
         }
-        let (node, record) = (self.node.clone(), self.record.clone());
+        let (node, store, record) = (self.node.clone(), self.store.clone(), self.record.clone());
         let order = StopOrder {
             link: self.link.clone(),
             containers: self.containers.values().map(|container| container.record.cgroup.clone()).collect(),
         };
-        self.work.spawn(async move { Done::SandboxStopped(stop_pod(&node, &record, order).await) });
+        self.work.spawn(async move { Done::SandboxStopped(stop_pod(&node, &store, &record, order).await) });
     }
 
     /// Everything is stopped and given back already.

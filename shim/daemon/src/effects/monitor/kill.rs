@@ -1,0 +1,24 @@
+//! Ending a monitor that does not answer.
+
+use podbox_plan::SandboxId;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Kills the monitors of a sandbox: whatever runs under the name that [`spawn_monitor`](super::spawn_monitor) gives them. Tells how
+/// many there were. Nothing but the pod's own processes could take that name, and those are killed as well where this is used.
+pub fn kill_monitor(id: &SandboxId) -> usize {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| kill_if_monitor(*pid, id)).count()
+}
+
+/// The name is looked at once more when the descriptor is there, so that it is of the process that is meant.
+fn kill_if_monitor(pid: i32, id: &SandboxId) -> bool {
+    let Some(valid) = Pid::from_raw(pid).filter(|_| is_monitor(pid, id)) else { return false };
+    let Ok(pidfd) = pidfd_open(valid, PidfdFlags::empty()) else { return false };
+    is_monitor(pid, id) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+}
+
+fn is_monitor(pid: i32, id: &SandboxId) -> bool {
+    let wanted = format!("podbox-monitor\0{id}\0");
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted.as_bytes())
+}
