@@ -44,7 +44,7 @@ pub(super) enum Command {
 
 /// What a task of the driver's came to.
 enum Done {
-    Made { metadata: ContainerMetadata, id: ContainerId, outcome: Result<ContainerRecord, PodError> },
+    Made { metadata: ContainerMetadata, id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError> },
     Launched { id: ContainerId, outcome: Result<Started, PodError> },
     Removed { id: ContainerId, outcome: Result<(), PodError> },
     Killed { containers: Vec<ContainerId>, outcome: Result<(), PodError> },

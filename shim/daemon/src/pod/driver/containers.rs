@@ -53,7 +53,7 @@ impl Driver {
                 let intent = intent(&self.record, id.clone(), config);
                 let making = make_container(self.node.clone(), self.store.clone(), self.record.clone(), intent, pid);
                 self.making += 1;
-                self.work.spawn(async move { Done::Made { metadata, id, outcome: making.await } });
+                self.work.spawn(async move { Done::Made { metadata, id, outcome: making.await.map(Box::new) } });
             }
         }
     }
@@ -64,11 +64,11 @@ impl Driver {
         if ready { Ok(()) } else { Err(PodError::SandboxNotReady { id: self.record.id.clone() }) }
     }
 
-    pub(super) fn made(&mut self, metadata: ContainerMetadata, id: ContainerId, outcome: Result<ContainerRecord, PodError>) {
+    pub(super) fn made(&mut self, metadata: ContainerMetadata, id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError>) {
         self.making -= 1;
         let outcome = outcome.and_then(|record| {
             self.store.save_container(&record)?;
-            self.containers.insert(id.clone(), Container::new(record));
+            self.containers.insert(id.clone(), Container::new(*record));
             Ok(id)
         });
         self.names.finish(metadata, outcome.map_err(Arc::new));
