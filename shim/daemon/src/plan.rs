@@ -41,7 +41,7 @@ pub enum PlanError {
     /// A privileged container in a sandbox that is not.
     #[error("a privileged container needs a privileged sandbox")]
     PrivilegeNotGranted,
-    /// A container that wants the node's network or IPC in a sandbox that has its own.
+    /// A volume for SELinux, on a host that has it.
     #[error("the volume at {} is to be relabelled for SELinux, which podbox does not do yet", path.display())]
     Relabel {
         /// Where the volume is in the container.

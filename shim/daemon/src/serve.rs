@@ -44,7 +44,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub fn serve(config: Config) -> anyhow::Result<()> {
     log_to_stderr(&config);
     refuse_what_is_to_come(&config)?;
-    let _lock = take_directories(&config)?;
+    let _locks = take_directories(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(run(config));
     // Threads that wait for the kernel are not waited for.
@@ -70,16 +70,20 @@ fn refuse_what_is_to_come(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Makes the directories, for root alone, and locks the state: two daemons on one state would each undo the other's pods.
-fn take_directories(config: &Config) -> anyhow::Result<File> {
+/// Makes the directories, for root alone, and locks both: of two daemons on one of them, each would undo what the other's pods need.
+fn take_directories(config: &Config) -> anyhow::Result<[File; 2]> {
     let layout = Layout::new(config.state_dir.as_ref().to_owned());
     for directory in [config.state_dir.as_ref(), config.root_dir.as_ref(), &layout.pods()] {
         make_private(directory).with_context(|| format!("make the directory {}", directory.display()))?;
     }
-    let path = layout.lock();
-    let lock = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    Ok([lock(&layout.lock())?, lock(&config.root_dir.as_ref().join("daemon.lock"))?])
+}
+
+/// Holds a file locked; nothing of it is left when the daemon dies, however that comes.
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let lock = File::create(path).with_context(|| format!("open {}", path.display()))?;
     lock.set_permissions(Permissions::from_mode(0o600)).with_context(|| format!("protect {}", path.display()))?;
-    lock.try_lock().with_context(|| format!("another daemon serves {}", config.state_dir.as_ref().display()))?;
+    lock.try_lock().with_context(|| format!("{} is locked: another daemon serves this directory", path.display()))?;
     Ok(lock)
 }
 

@@ -106,6 +106,14 @@ impl Store {
         Ok(())
     }
 
+    /// Writes a sandbox's record, which readers see when it is shown to them.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_sandbox(&self, record: &SandboxRecord) -> Result<(), RecordError> {
+        write_record(&self.layout.sandbox_record(&record.id), record)
+    }
+
     /// Writes a container's record and shows it to readers.
     ///
     /// # Errors
@@ -182,12 +190,15 @@ impl Store {
                     self.discard(&folder);
                     continue;
                 }
-                Ok(sandbox) if sandbox.version != RECORD_VERSION => format!("version {} of records is not known", sandbox.version),
-                Ok(sandbox) if sandbox.id == id => {
-                    let containers = self.load_containers(&id)?;
-                    loaded.pods.push(LoadedPod { sandbox, containers });
-                    continue;
-                }
+                Ok(SandboxRecord { version, .. }) if version > RECORD_VERSION => return Err(RecordError::Later { path: folder, version }),
+                Ok(sandbox) if sandbox.id == id => match self.load_containers(&id) {
+                    Ok(containers) => {
+                        loaded.pods.push(LoadedPod { sandbox, containers });
+                        continue;
+                    }
+                    Err(error @ RecordError::Later { .. }) => return Err(error),
+                    Err(error) => error.to_string(),
+                },
                 Ok(_) => "the record is another sandbox's".to_owned(),
                 Err(error) => error.to_string(),
             };
@@ -204,8 +215,8 @@ impl Store {
             let record =
                 ContainerId::try_from(id).ok().map(|id| read_record::<ContainerRecord>(&folder.join("container.json")).map(|r| (id, r)));
             match record {
-                Some(Ok((_, record))) if record.version != RECORD_VERSION => {
-                    self.quarantine(&folder, &format!("version {} of records is not known", record.version));
+                Some(Ok((_, ContainerRecord { version, .. }))) if version > RECORD_VERSION => {
+                    return Err(RecordError::Later { path: folder, version });
                 }
                 Some(Ok((id, record))) if record.id == id && record.sandbox_id == *sandbox => containers.push(record),
                 Some(Err(error)) if error.is_absent() => self.discard(&folder),

@@ -110,7 +110,6 @@ pub(super) const TOP_LEVEL: &[&str] = &[
     "netns",
     "pause",
     "proto",
-    "rustfmt.toml",
     "shim",
     "tests",
     "xtask",

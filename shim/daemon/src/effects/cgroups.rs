@@ -175,12 +175,20 @@ pub fn remove_container_cgroup(host: &Hierarchies, path: &str) -> Result<(), Cgr
     at(host, path)?.remove().map_err(failed(path))
 }
 
-/// Kills everything in the cgroups that podbox made for a pod, and waits until it is gone.
+/// Kills everything in the cgroups that podbox made for a pod, and waits until it is gone. All are killed before any is waited for:
+/// one that does not die keeps none of the others alive.
 ///
 /// # Errors
 /// Something does not die.
 pub fn kill_pod_cgroups(host: &Hierarchies, paths: &[String]) -> Result<(), CgroupsError> {
-    paths.iter().try_for_each(|path| kill(host, path))
+    let mut outcome = Ok(());
+    for path in paths {
+        outcome = outcome.and(at(host, path).and_then(|cgroup| cgroup.kill().map_err(failed(path))));
+    }
+    for path in paths {
+        outcome = outcome.and(kill(host, path));
+    }
+    outcome
 }
 
 fn kill(host: &Hierarchies, path: &str) -> Result<(), CgroupsError> {

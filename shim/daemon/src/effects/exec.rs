@@ -88,10 +88,12 @@ pub async fn exec_sync(link: &MonitorLink, plan: LaunchPlan, timeout: Option<Dur
             }
             Err(ExecError::TimedOut { timeout })
         }
-        outcome => {
+        Ok(output) => {
             guard.process = None;
-            outcome
+            Ok(output)
         }
+        // Whether it runs is not known: one that does not is not killed either.
+        Err(error) => Err(error),
     }
 }
 

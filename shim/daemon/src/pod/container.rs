@@ -61,7 +61,7 @@ pub(super) async fn make_container(
 }
 
 /// Undoes a container's making; what cannot be undone at once is tried again until it can, since nobody else knows of it.
-fn undo_until_done(node: &Arc<Node>, store: &Arc<Store>, intent: &ContainerRecord) {
+pub(super) fn undo_until_done(node: &Arc<Node>, store: &Arc<Store>, intent: &ContainerRecord) {
     let Err(error) = undo_container(node, store, intent) else { return };
     tracing::error!(container = %intent.id, error = %Chain(&error), "an unfinished container cannot be undone yet");
     let (node, store, intent) = (node.clone(), store.clone(), intent.clone());

@@ -84,6 +84,12 @@ impl From<MadeSandbox> for Pod {
     }
 }
 
+/// What a driver leaves: a pod that is gone, and who is to hear of it once its name is free.
+pub(super) struct Ended {
+    pub record: SandboxRecord,
+    pub removal: Vec<Reply<()>>,
+}
+
 /// One pod.
 pub(super) struct Driver {
     node: Arc<Node>,
@@ -111,7 +117,7 @@ enum Next {
 
 impl Driver {
     /// Runs until the pod is removed or the daemon goes away.
-    pub(super) async fn run(node: Arc<Node>, store: Arc<Store>, pod: Pod, mut inbox: mpsc::Receiver<Command>) -> SandboxRecord {
+    pub(super) async fn run(node: Arc<Node>, store: Arc<Store>, pod: Pod, mut inbox: mpsc::Receiver<Command>) -> Ended {
         let mut names = Admissions::default();
         for record in &pod.containers {
             let (config, id) = (record.config.clone(), record.id.clone());
@@ -148,7 +154,7 @@ impl Driver {
                 Next::Command(None) => break,
             }
         }
-        driver.record
+        Ended { record: driver.record, removal: driver.removal }
     }
 
     /// Ends of processes come first, then what our own tasks finished, then new wishes.
@@ -219,7 +225,7 @@ impl Driver {
 }
 
 /// Sends an outcome to everyone who waits for it.
-fn tell_all(waiters: Vec<Reply<()>>, outcome: Result<(), PodError>) {
+pub(super) fn tell_all(waiters: Vec<Reply<()>>, outcome: Result<(), PodError>) {
     let outcome = outcome.map_err(Arc::new);
     for waiter in waiters {
         // A caller that gave up need not be told.

@@ -238,7 +238,7 @@ impl Networked<'_> {
     fn commit(self) -> Result<MadeSandbox, PodError> {
         let PauseRunning { reserved, link, events, .. } = self.0;
         let record = SandboxRecord { phase: SandboxPhase::Ready, ..reserved.record };
-        reserved.store.save_sandbox(&record)?;
+        reserved.store.write_sandbox(&record)?;
         Ok(MadeSandbox { record, link, events })
     }
 }

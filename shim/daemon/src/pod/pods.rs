@@ -1,7 +1,7 @@
 //! All pods: which names are taken, and which driver has which pod.
 
 use super::admission::{Admissions, Verdict};
-use super::driver::{Command, Driver, INBOX, Pod, Reply};
+use super::driver::{Command, Driver, INBOX, Pod, Reply, tell_all};
 use super::make::make_sandbox;
 use super::{PodError, recover};
 use crate::effects::{ExecOutput, Node};
@@ -70,10 +70,13 @@ impl Pods {
         self.table().drivers.insert(id.clone(), commands);
         let pods = self.clone();
         tokio::spawn(async move {
-            let record = Driver::run(pods.node.clone(), pods.store.clone(), pod, inbox).await;
-            let mut table = pods.table();
-            table.drivers.remove(&id);
-            table.names.release(&record.config.metadata);
+            let ended = Driver::run(pods.node.clone(), pods.store.clone(), pod, inbox).await;
+            {
+                let mut table = pods.table();
+                table.drivers.remove(&id);
+                table.names.release(&ended.record.config.metadata);
+            }
+            tell_all(ended.removal, Ok(()));
         });
     }
 
@@ -105,7 +108,10 @@ impl Pods {
         let id = SandboxId::from_random(random_id());
         let outcome = match make_sandbox(&self.node, &self.store, id.clone(), config).await {
             Ok(made) => {
+                let record = made.record.clone();
                 self.drive(made.into());
+                // Shown only now: whoever sees it can also stop it.
+                self.store.show_sandbox(&record);
                 Ok(id)
             }
             Err(error) => Err(Arc::new(error)),

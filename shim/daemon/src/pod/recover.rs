@@ -14,7 +14,7 @@
 //! Then what belongs to no pod is collected: links on the bridge, layers of containers, names of network namespaces.
 
 use super::PodError;
-use super::container::undo_container;
+use super::container::undo_until_done;
 use super::driver::Pod;
 use super::ending::{reason_of, unseen_end};
 use super::make::undo;
@@ -54,8 +54,7 @@ pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<
     // Side by side: a monitor that does not answer is waited for, and must not keep the others waiting.
     join_all(damaged.iter().map(|pod| end_damaged(node, pod))).await;
     join_all(begun.iter().map(|pod| undo(node, store, &pod.sandbox))).await;
-    let recovered = join_all(loaded.into_iter().map(|pod| recover_pod(node, store, pod))).await;
-    let pods = recovered.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let pods = join_all(loaded.into_iter().map(|pod| recover_pod(node, store, pod))).await;
     collect(node, &pods).await;
     Ok(pods)
 }
@@ -103,7 +102,7 @@ fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {
 /// What is known of the monitor's processes; `None`: it is gone.
 type Monitor = Option<(MonitorLink, mpsc::Receiver<MonitorEvent>, Vec<RunningProcess>)>;
 
-async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Result<Pod, PodError> {
+async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Pod {
     let LoadedPod { mut sandbox, containers } = pod;
     let monitor = find_monitor(node, &sandbox).await;
     let runs: HashMap<ContainerId, (i32, i64)> = match &monitor {
@@ -117,23 +116,30 @@ async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Re
     if sandbox.phase == SandboxPhase::Ready && !pause_runs {
         sandbox.phase = SandboxPhase::NotReady;
     }
-    store.save_sandbox(&sandbox)?;
+    if let Err(error) = store.save_sandbox(&sandbox) {
+        tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "the sandbox's record is behind");
+        store.show_sandbox(&sandbox);
+    }
     end_unknown(node, &sandbox, &containers, runs.keys()).await;
     let mut recovered = Vec::new();
     for mut record in containers {
         if record.phase == ContainerPhase::Creating {
-            undo_container(node, store, &record)?;
+            let (node, store) = (node.clone(), store.clone());
+            let _ = tokio::task::spawn_blocking(move || undo_until_done(&node, &store, &record)).await;
             continue;
         }
         record.phase = true_phase(node, &sandbox, &record, runs.get(&record.id), monitor.is_some());
-        store.save_container(&record)?;
+        if let Err(error) = store.save_container(&record) {
+            tracing::error!(container = %record.id, error = %Chain(&error), "the container's record is behind");
+            store.show_container(&record);
+        }
         recovered.push(record);
     }
     let (link, events) = match monitor {
         Some((link, events, _)) => (Some(link), Some(events)),
         None => (None, None),
     };
-    Ok(Pod { record: sandbox, link, events, containers: recovered })
+    Pod { record: sandbox, link, events, containers: recovered }
 }
 
 /// Ends containers that run and are not on record: theirs was damaged, and nobody could stop them.

@@ -30,6 +30,14 @@ pub enum RecordError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A later podbox wrote it: what it says must not be guessed at, and its pods must not be ended.
+    #[error("{} was written by a later version of podbox (records of version {version})", path.display())]
+    Later {
+        /// Which.
+        path: PathBuf,
+        /// The version of the record.
+        version: u32,
+    },
     /// The file cannot be written.
     #[error("write {}", path.display())]
     Write {

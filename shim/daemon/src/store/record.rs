@@ -62,7 +62,7 @@ pub struct SandboxRecord {
     pub cgroup_made: Option<Made>,
     /// Its addresses; held until it is stopped. `None` in the node's network.
     pub addresses: Option<PodAddresses>,
-    /// Its addresses are free again and its links gone.
+    /// It is stopped: its link is gone or going, and its addresses are free with it.
     pub network_released: bool,
     /// Pause, once it was started.
     pub pause: Option<PauseRecord>,

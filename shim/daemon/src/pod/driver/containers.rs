@@ -6,7 +6,7 @@ use crate::effects::{ExecOutput, MonitorError, MonitorLink, Started, cgroup_entr
 use crate::plan::plan_exec;
 use crate::pod::PodError;
 use crate::pod::admission::Verdict;
-use crate::pod::container::{choose_pid, intent, launch_container, make_container, undo_container};
+use crate::pod::container::{choose_pid, intent, launch_container, make_container, undo_container, undo_until_done};
 use crate::pod::ending::{reason_of, state_name, unseen_end};
 use crate::pod::pods::random_id;
 use crate::pod::teardown::blocking;
@@ -66,10 +66,19 @@ impl Driver {
 
     pub(super) fn made(&mut self, metadata: ContainerMetadata, id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError>) {
         self.making -= 1;
-        let outcome = outcome.and_then(|record| {
-            self.store.save_container(&record)?;
-            self.containers.insert(id.clone(), Container::new(*record));
-            Ok(id)
+        let outcome = outcome.and_then(|record| match self.store.save_container(&record) {
+            Ok(()) => {
+                self.containers.insert(id.clone(), Container::new(*record));
+                Ok(id)
+            }
+            Err(error) => {
+                let (node, store) = (self.node.clone(), self.store.clone());
+                self.work.spawn(async move {
+                    let _ = tokio::task::spawn_blocking(move || undo_until_done(&node, &store, &record)).await;
+                    Done::Tidied
+                });
+                Err(error.into())
+            }
         });
         self.names.finish(metadata, outcome.map_err(Arc::new));
         self.go_on_stopping();
@@ -156,9 +165,10 @@ impl Driver {
     pub(super) fn set_ended(&mut self, id: &ContainerId, end: ExitRecord, reason: ExitReason, message: String) {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.record.phase = ContainerPhase::Exited { record: end, reason, message };
-        let record = container.record.clone();
-        container.ended.send_replace(true);
+        let (record, ended) = (container.record.clone(), container.ended.clone());
+        // Saved first: who hears of the end may ask for the state, or remove the container, at once.
         self.save_container(&record);
+        ended.send_replace(true);
         let node = self.node.clone();
         self.work.spawn(async move {
             let removed = blocking(move || Ok(remove_container_cgroup(&node.hierarchies, &record.cgroup)?)).await;

@@ -147,6 +147,8 @@ impl Driver {
 
     pub(super) fn sandbox_removed(&mut self, outcome: Result<(), PodError>) {
         self.removed = outcome.is_ok();
-        tell_all(std::mem::take(&mut self.removal), outcome);
+        if outcome.is_err() {
+            tell_all(std::mem::take(&mut self.removal), outcome);
+        }
     }
 }
