@@ -186,11 +186,13 @@ mod tests {
 
     #[test]
     fn an_error_names_the_directory() {
-        let file = std::env::temp_dir().join(format!("podbox-cgroup-file-{}", std::process::id()));
-        fs::write(&file, "").expect("write");
-        let failed = remove(&file);
-        fs::remove_file(&file).expect("clean up");
-        assert!(matches!(failed, Err(Error::Remove { directory, source }) if directory == file
-            && source.kind() == std::io::ErrorKind::NotADirectory));
+        let held = std::env::temp_dir().join(format!("podbox-cgroup-held-{}", std::process::id()));
+        fs::create_dir(&held).expect("make");
+        fs::write(held.join("file"), "").expect("write");
+        let (failed, of_file) = (remove(&held), remove(&held.join("file")));
+        fs::remove_dir_all(&held).expect("clean up");
+        assert!(matches!(failed, Err(Error::Remove { directory, source }) if directory == held
+            && source.kind() == std::io::ErrorKind::DirectoryNotEmpty));
+        assert!(of_file.is_ok(), "a control file is no cgroup, and what is no cgroup need not be removed");
     }
 }

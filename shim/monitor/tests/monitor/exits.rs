@@ -104,8 +104,8 @@ fn without_a_daemon_a_container_goes_on_and_its_end_is_recorded() {
     until("the end is recorded", || record_at(&container.record).is_some());
     assert_eq!(record_at(&container.record).map(|record| record.exit_code), Some(7));
     assert_eq!(log_lines(&container.log), ["stdout F one", "stdout F two"]);
-    monitor.connect();
-    assert_eq!(monitor.state(), []);
+    // Nothing is left to watch, and nobody there who could ask for more.
+    monitor.wait_for_its_end();
 }
 
 #[test]

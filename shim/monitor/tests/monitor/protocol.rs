@@ -23,6 +23,10 @@ fn garbage_ends_the_connection_and_nothing_else() {
 #[test]
 fn nothing_is_answered_before_hello_or_to_a_version_that_is_not_spoken() {
     let mut monitor = TestMonitor::start();
+    // A monitor that watches nothing ends with its connection.
+    let image = Image::new(monitor.directory.path());
+    let container = image.shell(1, "sleep 1000");
+    monitor.launch(&container.process, &container.plan());
     for first in [
         RequestBody::State,
         RequestBody::Shutdown,

@@ -85,6 +85,10 @@ impl TestMonitor {
         assert_eq!(body, ReplyBody::Hello { version: VERSION_MAX, monitor_pid: self.pid() });
     }
 
+    pub fn wait_for_its_end(&mut self) {
+        super::until("the monitor ends", || self.process.try_wait().is_ok_and(|ended| ended.is_some_and(|status| status.success())));
+    }
+
     pub fn disconnect(&mut self) {
         self.connection = None;
     }
