@@ -33,6 +33,9 @@ use tonic::transport::Server;
 const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Both full streams of an ExecSync, and what is around them.
 const ANSWER_BYTES_MAX: usize = 33 * 1024 * 1024;
+/// How often, and how far apart, a lock is tried: two seconds in all.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Calls given up on by one client at once, before its connection is closed.
 const RESETS_MAX: usize = 4096;
 /// After a connection could not be taken.
@@ -83,7 +86,15 @@ fn take_directories(config: &Config) -> anyhow::Result<[File; 2]> {
 fn lock(path: &Path) -> anyhow::Result<File> {
     let lock = File::create(path).with_context(|| format!("open {}", path.display()))?;
     lock.set_permissions(Permissions::from_mode(0o600)).with_context(|| format!("protect {}", path.display()))?;
-    lock.try_lock().with_context(|| format!("{} is locked: another daemon serves this directory", path.display()))?;
+    // A child that a killed daemon was just starting has the descriptor until it executes: a moment.
+    let mut tries = LOCK_TRIES;
+    while let Err(error) = lock.try_lock() {
+        tries -= 1;
+        if tries == 0 {
+            return Err(error).with_context(|| format!("{} is locked: another daemon serves this directory", path.display()));
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
     Ok(lock)
 }
 

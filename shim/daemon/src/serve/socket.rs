@@ -23,8 +23,13 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
             std::fs::remove_file(path).context("remove the one of before")?;
         }
     }
-    // Nobody else may connect in the moment before the mode is set, so it is set on a name that nobody knows.
-    let hidden = path.with_extension(format!("{}.new", std::process::id()));
+    // Nobody else may connect in the moment before the mode is set, so it is set under another name. A daemon that was killed in that
+    // moment left it; the state is locked, so nobody else is at it now.
+    let hidden = path.with_extension("new");
+    match std::fs::remove_file(&hidden) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context("remove what a killed daemon left"),
+        _ => {}
+    }
     let listener = UnixListener::bind(&hidden).context("bind it")?;
     let placed = std::fs::set_permissions(&hidden, Permissions::from_mode(0o660)).and_then(|()| std::fs::rename(&hidden, path));
     if placed.is_err() {
