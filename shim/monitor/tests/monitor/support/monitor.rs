@@ -86,7 +86,7 @@ impl TestMonitor {
     }
 
     pub fn wait_for_its_end(&mut self) {
-        super::until("the monitor ends", || self.process.try_wait().is_ok_and(|ended| ended.is_some_and(|status| status.success())));
+        until("the monitor ends", || self.process.try_wait().is_ok_and(|ended| ended.is_some_and(|status| status.success())));
     }
 
     pub fn disconnect(&mut self) {
