@@ -4,6 +4,7 @@
 //! are gRPC's codes ([`status`]), and here alone do records become messages again.
 
 mod containers;
+mod events;
 mod image_service;
 mod images;
 mod info;

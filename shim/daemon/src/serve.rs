@@ -117,7 +117,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(socket = %socket.as_ref().display(), version = env!("CARGO_PKG_VERSION"), "serving");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let cri = Cri::new(node, store, pods);
+    let cri = Cri::new(node, store.clone(), pods);
     let stop = async move {
         tokio::select! {
             _ = terminated.recv() => {}
@@ -125,6 +125,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         tracing::info!("stopping: pods run on");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        // They would last as long as the daemon does.
+        store.end_subscriptions();
     };
     answer(cri, listener, stop).await
 }

@@ -4,15 +4,19 @@
 //! the one before or the one after. `/run` is boot-scoped, so nothing is synced to disk; a record of another boot is known by its
 //! `boot_id`. A damaged record is moved to `quarantine/` and never stops the daemon.
 //!
-//! Only `pod` writes here. Readers take an [`Arc`] of a record and hold no lock meanwhile.
+//! Only `pod` writes here. Readers take an [`Arc`] of a record and hold no lock meanwhile. Where both maps are locked, containers come first.
+//! What readers see change is told to those who subscribe ([`Change`]).
 
+mod feed;
 mod file;
 mod record;
 
+pub use feed::{Change, ChangeKind, TooManySubscribers};
 pub use file::{RecordError, read_record, write_record};
 pub use record::{ContainerPhase, ContainerRecord, ExitReason, ImageIdentity, PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord};
 
 use crate::plan::Layout;
+use feed::{Feed, changes_of_container, changes_of_sandbox};
 use ipnetwork::IpNetwork;
 use podbox_cgroup::Made;
 use podbox_plan::{ContainerId, SandboxId};
@@ -21,6 +25,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::broadcast;
 
 /// All records.
 #[derive(Debug)]
@@ -30,6 +35,7 @@ pub struct Store {
     containers: RwLock<BTreeMap<ContainerId, Arc<ContainerRecord>>>,
     /// Cgroup directories that podbox made for a pod that is gone, and that others were using then.
     shared_cgroups: Mutex<Made>,
+    feed: Feed,
 }
 
 /// No object, or several, go by an id.
@@ -84,6 +90,12 @@ fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A pod's containers that callers may see.
+fn of_pod(containers: &BTreeMap<ContainerId, Arc<ContainerRecord>>, id: &SandboxId) -> Vec<Arc<ContainerRecord>> {
+    let in_pod = |record: &&Arc<ContainerRecord>| record.sandbox_id == *id && record.phase != ContainerPhase::Creating;
+    containers.values().filter(in_pod).cloned().collect()
+}
+
 fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
@@ -93,7 +105,7 @@ impl Store {
     #[must_use]
     pub fn new(layout: Layout) -> Self {
         let shared = read_record(&layout.shared_cgroups()).unwrap_or_default();
-        Self { layout, sandboxes: RwLock::default(), containers: RwLock::default(), shared_cgroups: Mutex::new(shared) }
+        Self { layout, sandboxes: RwLock::default(), containers: RwLock::default(), shared_cgroups: Mutex::new(shared), feed: Feed::new() }
     }
 
     /// Writes a sandbox's record and shows it to readers.
@@ -102,7 +114,7 @@ impl Store {
     /// The file cannot be written: readers still see the one before.
     pub fn save_sandbox(&self, record: &SandboxRecord) -> Result<(), RecordError> {
         write_record(&self.layout.sandbox_record(&record.id), record)?;
-        write(&self.sandboxes).insert(record.id.clone(), Arc::new(record.clone()));
+        self.show_sandbox(record);
         Ok(())
     }
 
@@ -120,28 +132,56 @@ impl Store {
     /// The file cannot be written: readers still see the one before.
     pub fn save_container(&self, record: &ContainerRecord) -> Result<(), RecordError> {
         write_record(&self.layout.container_record(&record.sandbox_id, &record.id), record)?;
-        write(&self.containers).insert(record.id.clone(), Arc::new(record.clone()));
+        self.show_container(record);
         Ok(())
     }
 
     /// Shows a sandbox's new state to readers although it could not be written: what the kernel did is true all the same.
     pub fn show_sandbox(&self, record: &SandboxRecord) {
-        write(&self.sandboxes).insert(record.id.clone(), Arc::new(record.clone()));
+        // Both locks until all is told: changes come in the order in which they are shown.
+        let containers = read(&self.containers);
+        let mut sandboxes = write(&self.sandboxes);
+        let shown = Arc::new(record.clone());
+        let old = sandboxes.insert(record.id.clone(), shown.clone());
+        let kinds = changes_of_sandbox(old.as_deref(), record);
+        self.feed.tell(&kinds, record.id.as_str(), || (Some(shown), of_pod(&containers, &record.id)));
     }
 
     /// Shows a container's new state to readers although it could not be written.
     pub fn show_container(&self, record: &ContainerRecord) {
-        write(&self.containers).insert(record.id.clone(), Arc::new(record.clone()));
+        let mut containers = write(&self.containers);
+        let old = containers.insert(record.id.clone(), Arc::new(record.clone()));
+        let kinds = changes_of_container(old.as_deref(), record);
+        let pod = || (read(&self.sandboxes).get(&record.sandbox_id).cloned(), of_pod(&containers, &record.sandbox_id));
+        self.feed.tell(&kinds, record.id.as_str(), pod);
     }
 
     /// Forgets a sandbox. Its folder is removed by whoever tears the pod down.
     pub fn forget_sandbox(&self, id: &SandboxId) {
-        write(&self.sandboxes).remove(id);
+        let containers = read(&self.containers);
+        let Some(old) = write(&self.sandboxes).remove(id).filter(|old| old.phase != SandboxPhase::Creating) else { return };
+        self.feed.tell(&[ChangeKind::Deleted], id.as_str(), || (Some(old), of_pod(&containers, id)));
     }
 
     /// Forgets a container.
     pub fn forget_container(&self, id: &ContainerId) {
-        write(&self.containers).remove(id);
+        let mut containers = write(&self.containers);
+        let Some(old) = containers.remove(id).filter(|old| old.phase != ContainerPhase::Creating) else { return };
+        let pod = || (read(&self.sandboxes).get(&old.sandbox_id).cloned(), of_pod(&containers, &old.sandbox_id));
+        self.feed.tell(&[ChangeKind::Deleted], id.as_str(), pod);
+    }
+
+    /// From now on every change of what readers see.
+    ///
+    /// # Errors
+    /// Enough callers are told already.
+    pub fn subscribe(&self) -> Result<broadcast::Receiver<Arc<Change>>, TooManySubscribers> {
+        self.feed.subscribe()
+    }
+
+    /// Ends all subscriptions: the daemon is about to end.
+    pub fn end_subscriptions(&self) {
+        self.feed.close();
     }
 
     /// All sandboxes that callers may see: not those whose making has not ended.

@@ -10,6 +10,7 @@ mod bytes;
 mod exit;
 mod id;
 mod launch;
+mod memfd;
 mod op;
 pub mod wire;
 
@@ -17,6 +18,7 @@ pub use bytes::ByteString;
 pub use exit::{EXIT_RECORD_VERSION, ExitRecord};
 pub use id::{ContainerId, InvalidId, SandboxId};
 pub use launch::{CgroupEntry, LaunchPlan, LogTarget, NewNamespaces, PidNamespace, ProcessRef, Stdio};
+pub use memfd::sealed_memfd;
 pub use op::{
     BindPropagation, BindSource, CapabilitySets, FileSystem, MountAttributes, Node, NodeKind, Op, Overlay, Program, Slot, TargetKind,
 };

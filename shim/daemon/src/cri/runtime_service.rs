@@ -1,7 +1,7 @@
 //! `RuntimeService`: what each call is made of.
 
 use super::stream::{Pieces, pieces};
-use super::{Cri, containers, node, sandboxes, stats, status};
+use super::{Cri, containers, events, node, sandboxes, stats, status};
 use crate::request::{ContainerConfig, RequestError, SandboxConfig, required};
 use crate::store::{ContainerRecord, SandboxRecord};
 use podbox_proto::v1;
@@ -9,9 +9,6 @@ use podbox_proto::v1::runtime_service_server::RuntimeService;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
-
-/// An empty stream's type, for what is not served yet.
-type Nothing<T> = Pieces<T>;
 
 impl Cri {
     /// The sandbox that an id, or a unique beginning of one, means.
@@ -54,7 +51,7 @@ impl RuntimeService for Cri {
     type StreamContainerStatsStream = Pieces<v1::StreamContainerStatsResponse>;
     type StreamPodSandboxStatsStream = Pieces<v1::StreamPodSandboxStatsResponse>;
     type StreamPodSandboxMetricsStream = Pieces<v1::StreamPodSandboxMetricsResponse>;
-    type GetContainerEventsStream = Nothing<v1::ContainerEventResponse>;
+    type GetContainerEventsStream = Pieces<v1::ContainerEventResponse>;
 
     async fn version(&self, _request: Request<v1::VersionRequest>) -> Result<Response<v1::VersionResponse>, Status> {
         Ok(Response::new(node::version()))
@@ -288,7 +285,7 @@ impl RuntimeService for Cri {
         &self,
         _request: Request<v1::GetEventsRequest>,
     ) -> Result<Response<Self::GetContainerEventsStream>, Status> {
-        Err(status::unimplemented("GetContainerEvents"))
+        events::subscribe(self).map(Response::new)
     }
 
     async fn list_metric_descriptors(

@@ -75,24 +75,28 @@ fn network(record: &SandboxRecord) -> v1::PodSandboxNetworkStatus {
     v1::PodSandboxNetworkStatus { ip: ips.next().unwrap_or_default(), additional_ips: ips.map(|ip| v1::PodIp { ip }).collect() }
 }
 
+/// A sandbox's status.
+pub(super) fn status_of(record: &SandboxRecord) -> v1::PodSandboxStatus {
+    v1::PodSandboxStatus {
+        id: record.id.to_string(),
+        metadata: Some(metadata(record)),
+        state: state(record).into(),
+        created_at: record.created_at_ns,
+        network: Some(network(record)),
+        linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options: Some(namespaces(record)) }) }),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        runtime_handler: record.config.runtime_handler.clone(),
+    }
+}
+
 /// The answer to PodSandboxStatus.
 pub(super) fn status(cri: &Cri, request: &v1::PodSandboxStatusRequest) -> Result<v1::PodSandboxStatusResponse, Status> {
     let record = cri.sandbox(&request.pod_sandbox_id)?;
     let in_pod = cri.store.containers();
     let in_pod = in_pod.iter().filter(|container| container.sandbox_id == record.id);
-    let status = v1::PodSandboxStatus {
-        id: record.id.to_string(),
-        metadata: Some(metadata(&record)),
-        state: state(&record).into(),
-        created_at: record.created_at_ns,
-        network: Some(network(&record)),
-        linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options: Some(namespaces(&record)) }) }),
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
-        runtime_handler: record.config.runtime_handler.clone(),
-    };
     Ok(v1::PodSandboxStatusResponse {
-        status: Some(status),
+        status: Some(status_of(&record)),
         info: if request.verbose { info::of_sandbox(&record)? } else { Default::default() },
         containers_statuses: in_pod.map(|container| containers::status_of(container)).collect(),
         timestamp: now_ns(),

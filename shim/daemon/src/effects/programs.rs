@@ -2,10 +2,8 @@
 //!
 //! No file on disk can be overwritten under them, and their version is always the daemon's own.
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use podbox_plan::sealed_memfd;
 use rustix::io::Errno;
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 
 const PAUSE: &[u8] = include_bytes!(env!("PODBOX_PAUSE"));
@@ -42,10 +40,5 @@ impl Programs {
 }
 
 fn sealed(name: &'static str, program: &[u8]) -> Result<OwnedFd, ProgramsError> {
-    let failed = |source| ProgramsError { name, source };
-    let memfd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(failed)?;
-    let mut file = File::from(memfd);
-    file.write_all(program).map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL).map_err(failed)?;
-    Ok(file.into())
+    sealed_memfd(name, program).map(OwnedFd::from).map_err(|source| ProgramsError { name, source })
 }

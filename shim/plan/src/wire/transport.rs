@@ -1,7 +1,8 @@
 //! Packets: bounds, descriptors, and the memfd that a large message travels in.
 
 use super::{DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, PACKET_BYTES_MAX};
-use rustix::fs::{MemfdFlags, SealFlags};
+use crate::sealed_memfd;
+use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -9,7 +10,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Write};
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -83,17 +84,10 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, descriptors: &[Borrowe
     if body.len() > MESSAGE_BYTES_MAX {
         return Err(WireError::TooLarge { bytes: body.len() as u64 });
     }
-    let memfd = sealed_memfd(&body)?;
+    let memfd = sealed_memfd("podbox-message", &body)?;
     let mut with_body = descriptors.to_vec();
     with_body.push(memfd.as_fd());
     send_packet(socket.as_fd(), IN_MEMFD, &with_body)
-}
-
-fn sealed_memfd(body: &[u8]) -> Result<File, WireError> {
-    let mut file = File::from(rustix::fs::memfd_create("podbox-message", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
-    file.write_all(body).map_err(|error| WireError::Socket(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)?;
-    Ok(file)
 }
 
 fn send_packet(socket: BorrowedFd<'_>, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), WireError> {

@@ -4,8 +4,6 @@ use podbox_plan::{
     ByteString, CapabilitySets, CgroupEntry, ContainerId, FileSystem, LaunchPlan, LogTarget, MountAttributes, NewNamespaces, Node,
     NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Stdio,
 };
-use rustix::fs::{MemfdFlags, SealFlags};
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -215,9 +213,5 @@ fn pause_program() -> OwnedFd {
     let mut command = std::process::Command::new(rustc);
     command.current_dir(pause).args(["@rustc-args.txt", "src/main.rs", "-o"]).arg(&path);
     assert!(command.status().expect("run rustc").success());
-    let memfd = rustix::fs::memfd_create("podbox-pause", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("memfd");
-    let mut file = std::fs::File::from(memfd);
-    file.write_all(&std::fs::read(&path).expect("read pause")).expect("fill the memfd");
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL).expect("seal");
-    file.into()
+    podbox_plan::sealed_memfd("podbox-pause", &std::fs::read(&path).expect("read pause")).expect("sealed").into()
 }
