@@ -1,19 +1,20 @@
 //! GetContainerEvents: what is told, to whom, and what becomes of those who do not listen.
 
 use anyhow::{Context, Result};
-use futures_util::{StreamExt, TryStreamExt};
 use podbox_proto::v1;
 use podbox_proto::v1::{ContainerEventType, ContainerState, PodSandboxState};
 use podbox_tests::{ContainerSpec, Daemon, PodSpec, assert_refused, wait};
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tonic::{Code, Status, Streaming};
 
 /// Far more than any event takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Created and deleted: two events each, more in all than podbox keeps and the connection holds.
 const UNREAD_CONTAINERS: usize = 560;
+const FLOODERS: usize = 8;
 /// What a label makes of each event: the connection holds few of these.
-const LABEL_BYTES: usize = 8 * 1024;
+const LABEL_BYTES: usize = 64 * 1024;
 
 struct Events(Streaming<v1::ContainerEventResponse>);
 
@@ -114,12 +115,17 @@ async fn a_subscriber_that_does_not_read_is_cut_off_and_holds_up_nobody() -> Res
         }
         anyhow::Ok(heard)
     });
-    let flood = futures_util::stream::iter(0..UNREAD_CONTAINERS).map(|number| {
-        let spec = ContainerSpec::sleeper(&format!("c{number}"));
-        let pod = &pod;
-        async move { pod.create(&spec).await?.remove().await }
-    });
-    flood.buffer_unordered(8).try_for_each(|()| async { Ok(()) }).await?;
+    let mut flood = JoinSet::new();
+    for client in 0..FLOODERS {
+        let pod = pod.through(&daemon.client());
+        flood.spawn(async move {
+            for number in 0..UNREAD_CONTAINERS / FLOODERS {
+                pod.create(&ContainerSpec::sleeper(&format!("c{client}-{number}"))).await?.remove().await?;
+            }
+            Ok::<_, Status>(())
+        });
+    }
+    flood.join_all().await.into_iter().collect::<Result<(), Status>>()?;
     assert_eq!(reader.await??, 2 * UNREAD_CONTAINERS, "who reads hears all");
     let end = loop {
         match tokio::time::timeout(PATIENCE, lazy.0.message()).await.context("neither an event nor the end")? {
