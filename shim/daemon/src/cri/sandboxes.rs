@@ -93,7 +93,7 @@ pub(super) fn status(cri: &Cri, request: &v1::PodSandboxStatusRequest) -> Result
     };
     Ok(v1::PodSandboxStatusResponse {
         status: Some(status),
-        info: if request.verbose { info::of_sandbox(&record)? } else { Default::default() },
+        info: if request.verbose { info::of_sandbox(&cri.node, &record)? } else { Default::default() },
         containers_statuses: in_pod.map(|container| containers::status_of(container)).collect(),
         timestamp: now_ns(),
     })

@@ -4,7 +4,7 @@ use crate::chain::Chain;
 use crate::effects::{CgroupsError, ExecError, MonitorError, NetworkError, RootfsError};
 use crate::plan::{CapabilityError, PlanError};
 use crate::pod::PodError;
-use crate::request::RequestError;
+use crate::request::{RequestError, Subject};
 use crate::store::LookupError;
 use podbox_image::Error as ImageError;
 use podbox_netns::BridgeError;
@@ -24,6 +24,11 @@ pub(super) fn of_request(error: RequestError) -> Status {
         RequestError::Unsupported { .. } => Code::Unimplemented,
     };
     Status::new(code, error.to_string())
+}
+
+/// Says whom a failed request was about, where its object has no id yet.
+pub(super) fn about(subject: &Subject, status: &Status) -> Status {
+    Status::new(status.code(), format!("{subject}: {}", status.message()))
 }
 
 /// No such object.
@@ -84,6 +89,7 @@ fn plan_code(error: &PlanError) -> Code {
         PlanError::NoCommand
         | PlanError::Capability(CapabilityError::Unknown { .. })
         | PlanError::PrivilegeNotGranted
+        | PlanError::NotThePodsNamespace { .. }
         | PlanError::StopSignal { .. } => Code::InvalidArgument,
         PlanError::Capability(CapabilityError::NotOurs { .. }) => Code::FailedPrecondition,
         PlanError::Relabel { .. } => Code::Unimplemented,
