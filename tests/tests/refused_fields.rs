@@ -94,6 +94,7 @@ async fn a_namespace_that_contradicts_the_pods_is_refused_by_name() -> Result<()
         ContainerSpec::sleeper(name).security(|security| change(security.namespace_options.get_or_insert_default()))
     };
     let own = daemon.run_pod(&PodSpec::new("own")).await?;
+    let target = own.run(&ContainerSpec::sleeper("target")).await?;
     let before = Census::at_rest(&daemon).await?;
     let network = with("network", &|options| options.set_network(Node));
     let ipc = with("ipc", &|options| options.set_ipc(Node));
@@ -103,7 +104,6 @@ async fn a_namespace_that_contradicts_the_pods_is_refused_by_name() -> Result<()
     }
     Census::settle(&daemon, &before, wait::DEADLINE).await?;
     // What the kubelet sends, and what callers send that say nothing of the container: the pod's namespaces, whosever they are.
-    let target = own.run(&ContainerSpec::sleeper("target")).await?;
     own.create(&with("debugger", &|options| {
         options.set_pid(Target);
         target.id.clone_into(&mut options.target_id);
