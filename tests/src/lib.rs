@@ -13,6 +13,7 @@ pub mod binary;
 pub mod census;
 pub mod client;
 pub mod daemon;
+pub mod executions;
 pub mod expect;
 mod footprint;
 pub mod host;

@@ -23,21 +23,41 @@ async fn a_mistake_in_the_configuration_names_file_line_and_key() -> Result<()> 
         ("socket = \"relative\"\n", 1, &["socket", "absolute"]),
         ("[network]\nbridge = \"a-name-that-is-too-long\"\n", 2, &["network.bridge"]),
         ("[network]\nsubnets = [\"10.0.0.0/99\"]\n", 2, &["network.subnets"]),
+        ("[network]\nsubnets = []\n", 2, &["network.subnets", "subnet"]),
+        ("[network]\nsubnets = [\"10.88.0.1/16\"]\n", 2, &["network.subnets", "10.88.0.0/16"]),
+        ("[network]\nsubnets = [\"10.0.0.0/8\", \"10.1.0.0/16\"]\n", 2, &["network.subnets", "overlap"]),
+        ("[metrics]\naddress = \"192.0.2.1:9500\"\n", 2, &["metrics.address", "192.0.2.1"]),
         ("[cgroup]\ndriver = \"none\"\n", 2, &["cgroup.driver"]),
         ("[nowhere]\n", 1, &["nowhere"]),
     ] {
-        let output = serve_with(&daemon, config)?;
-        assert!(!output.status.success(), "{config:?}");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(&format!("{file}:{line}")), "{config:?}: {said}");
-        for word in words {
-            assert!(said.contains(word), "{config:?}: {said}");
+        // The commands for images read the same file, and say the same.
+        for output in [serve_with(&daemon, config)?, daemon.command(&["image", "list"]).output()?] {
+            assert!(!output.status.success(), "{config:?}");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains(&format!("{file}:{line}: ")), "{config:?}: {said}");
+            for word in words {
+                assert!(said.contains(word), "{config:?}: {said}");
+            }
         }
     }
     std::fs::remove_file(daemon.config_file())?;
     let output = daemon.command(&["serve"]).output()?;
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains(&file), "{output:?}");
     assert!(!daemon.state_dir().exists(), "nothing was begun");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_setting_that_has_no_effect_yet_is_said_to_have_none() -> Result<()> {
+    let quiet = Daemon::for_test().await?;
+    assert!(!quiet.log().contains("no effect"), "{}", quiet.log());
+    let more_config = "[stream]\naddress = \"127.0.0.1:10010\"\n[image]\nhosts_dir = \"/hosts\"\n".to_owned();
+    let daemon = Daemon::for_test_with(DaemonOptions { more_config, ..DaemonOptions::default() }).await?;
+    let (log, file) = (daemon.log(), daemon.config_file().to_string_lossy().into_owned());
+    for key in ["stream.address", "image.hosts_dir"] {
+        let warned = log.lines().any(|line| line.contains("WARN") && line.contains(key) && line.contains(&file));
+        assert!(warned, "{key}: {log}");
+    }
     Ok(())
 }
 

@@ -101,9 +101,18 @@ async fn verbose_status_holds_what_crictl_inspect_reads() -> Result<()> {
     let pod = daemon.run_pod(&PodSpec::new("verbose")).await?;
     let container = pod.run(&ContainerSpec::sleeper("c")).await?;
     let of_pod = pod.info().await?;
-    for key in ["pid", "sandboxID", "config", "netns", "cgroup"] {
+    for key in ["pid", "sandboxID", "config", "runtimeSpec", "netns", "cgroup"] {
         assert!(!of_pod[key].is_null(), "{key}: {of_pod}");
     }
+    let spec = &of_pod["runtimeSpec"];
+    assert_eq!((&spec["process"]["args"][0], &spec["hostname"]), (&"pause".into(), &"verbose".into()), "{spec}");
+    // What it says is what pause is.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pod.pause_pid().await?))?;
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).and_then(|ids| ids.split_whitespace().next());
+    assert_eq!(uid, Some(&*spec["process"]["user"]["uid"].to_string()));
+    let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", pod.pause_pid().await?))?;
+    let path = spec["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+    assert!(!path.is_empty() && cgroups.lines().any(|line| line.ends_with(path)), "{path}: {cgroups}");
     assert_eq!(of_pod["sandboxID"], pod.id);
     let of_container = container.info().await?;
     for key in ["pid", "sandboxID", "config", "runtimeSpec", "netns", "cgroup"] {

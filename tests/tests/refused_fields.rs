@@ -85,6 +85,57 @@ async fn what_is_not_honoured_yet_is_refused_by_name() -> Result<()> {
     Census::settle(&daemon, &before, wait::DEADLINE).await
 }
 
+/// The node's namespace is had by way of the pod: a container that asks for more than its pod has would not get it.
+#[tokio::test]
+async fn a_namespace_that_contradicts_the_pods_is_refused_by_name() -> Result<()> {
+    use v1::NamespaceMode::{Container, Node, Pod, Target};
+    let daemon = Daemon::for_test().await?;
+    let with = |name: &str, change: &dyn Fn(&mut v1::NamespaceOption)| {
+        ContainerSpec::sleeper(name).security(|security| change(security.namespace_options.get_or_insert_default()))
+    };
+    let own = daemon.run_pod(&PodSpec::new("own")).await?;
+    let target = own.run(&ContainerSpec::sleeper("target")).await?;
+    let before = Census::at_rest(&daemon).await?;
+    let network = with("network", &|options| options.set_network(Node));
+    let ipc = with("ipc", &|options| options.set_ipc(Node));
+    let pid = with("pid", &|options| options.set_pid(Node));
+    for (field, spec) in [("network", network), ("ipc", ipc), ("pid", pid)] {
+        assert_refused(own.create(&spec).await, Code::InvalidArgument, &[&format!("namespace_options.{field}"), "NODE"]);
+    }
+    Census::settle(&daemon, &before, wait::DEADLINE).await?;
+    // What the kubelet sends, and what callers send that say nothing of the container: the pod's namespaces, whosever they are.
+    own.create(&with("debugger", &|options| {
+        options.set_pid(Target);
+        target.id.clone_into(&mut options.target_id);
+    }))
+    .await?;
+    own.create(&with("shared", &|options| options.set_pid(Pod))).await?;
+    let node = daemon.run_pod(&PodSpec::new("node").network(Node).ipc(Node).pid(Node)).await?;
+    node.create(&with("same", &|options| {
+        options.set_network(Node);
+        options.set_ipc(Node);
+        options.set_pid(Node);
+    }))
+    .await?;
+    node.create(&with("alone", &|options| options.set_pid(Container))).await?;
+    node.create(&ContainerSpec::sleeper("silent").with(|config| config.linux = None)).await?;
+    Ok(())
+}
+
+/// No id is there yet that a log could be searched for.
+#[tokio::test]
+async fn an_error_of_a_making_says_whose_request_it_was() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("there")).await?;
+    let unhonoured = PodSpec::new("culprit").security(|security| security.selinux_options = selinux());
+    assert_refused(daemon.run_pod(&unhonoured).await, Code::Unimplemented, &["sandbox default/culprit", "selinux_options"]);
+    let unhonoured = ContainerSpec::sleeper("culprit").security(|security| security.selinux_options = selinux());
+    let of_pod = format!("container culprit of sandbox {}", pod.id);
+    assert_refused(pod.create(&unhonoured).await, Code::Unimplemented, &[&of_pod, "selinux_options"]);
+    assert_refused(pod.create(&ContainerSpec::sleeper("culprit").image("absent")).await, Code::NotFound, &[&of_pod, "absent"]);
+    Ok(())
+}
+
 /// The kubelet sends these whether or not a pod asked for anything.
 #[tokio::test]
 #[allow(deprecated)]

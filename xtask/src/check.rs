@@ -7,6 +7,7 @@
 
 mod dependencies;
 mod edges;
+mod invariants;
 mod layers;
 mod layout;
 mod rules;
@@ -77,6 +78,7 @@ fn steps(args: &CheckArgs) -> Vec<(&'static str, Step)> {
     let mut steps: Vec<(&'static str, Step)> = vec![
         ("layout", |workspace, sources| layout::check(&workspace.root, sources)),
         ("unsafe and raw fds", |_, sources| Ok(words::check(sources).into())),
+        ("invariants and tests", |_, sources| Ok(invariants::check(sources).into())),
         ("daemon layers", |_, sources| Ok(layers::check(sources).into())),
         ("crate edges", |workspace, _| Ok(edges::check(workspace).into())),
         ("licences", |workspace, _| Ok(dependencies::licences(workspace).into())),

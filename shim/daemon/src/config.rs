@@ -4,12 +4,13 @@
 //! file.
 
 mod error;
+mod origin;
 mod value;
 
 pub use error::ConfigError;
-pub use value::{AbsolutePath, BridgeName, CgroupParent, ListenAddress, OptionalAddress, RegistryHost};
+pub use value::{AbsolutePath, BridgeName, CgroupParent, ListenAddress, OptionalAddress, RegistryHost, Subnets};
 
-use ipnetwork::IpNetwork;
+use origin::Origin;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -35,6 +36,9 @@ pub struct Config {
     pub stream: StreamConfig,
     /// podbox's own metrics.
     pub metrics: MetricsConfig,
+    /// The file it was read from.
+    #[serde(skip)]
+    origin: Origin,
 }
 
 macro_rules! path_with_default {
@@ -129,20 +133,13 @@ pub enum CgroupDriver {
 }
 
 /// `[network]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Name of the bridge that pods hang on.
     pub bridge: BridgeName,
     /// Networks that pods get their addresses from, one address of each.
-    pub subnets: Vec<IpNetwork>,
-}
-
-impl Default for NetworkConfig {
-    fn default() -> Self {
-        let subnet = |text: &str| text.parse().expect("the built-in subnets are well-formed");
-        Self { bridge: BridgeName::default(), subnets: vec![subnet("10.88.0.0/16"), subnet("fd00:10:88::/64")] }
-    }
+    pub subnets: Subnets,
 }
 
 /// `[image]`
@@ -179,7 +176,26 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let Some(path) = path else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|error| ConfigError::at(path, &text, &error))
+        let config: Self = toml::from_str(&text).map_err(|error| ConfigError::at(path, &text, &error))?;
+        Ok(Self { origin: Origin::new(path, text), ..config })
+    }
+
+    /// The error of a value that is well-formed and cannot be used: it names the place in the file as one found by parsing does.
+    /// `key` is spelled with its table: `cgroup.driver`.
+    pub fn refused(&self, key: &'static str, reason: &str) -> ConfigError {
+        match self.origin.place_of(key) {
+            Some((path, line)) => ConfigError::Content { path: path.to_owned(), line, key: key.to_owned(), reason: reason.to_owned() },
+            None => ConfigError::Default { key, reason: reason.to_owned() },
+        }
+    }
+
+    /// Keys that were given another value than their default and that nothing looks at yet, each with the file and the line that
+    /// set it.
+    pub fn without_effect(&self) -> Vec<(&'static str, String)> {
+        let set =
+            [("stream.address", self.stream != StreamConfig::default()), ("image.hosts_dir", self.image.hosts_dir != HostsDir::default())];
+        let place = |key| self.origin.place_of(key).map(|(path, line)| format!("{}:{line}", path.display())).unwrap_or_default();
+        set.into_iter().filter(|(_, set)| *set).map(|(key, _)| (key, place(key))).collect()
     }
 }
 
@@ -235,11 +251,53 @@ address = ""
             ("[cgroup]\ndriver = \"none\"\n", 2, "cgroup.driver", "unknown variant"),
             ("[stream]\naddress = \"localhost\"\n", 2, "stream.address", "address"),
             ("[nowhere]\na = 1\n", 1, "nowhere", "unknown field"),
+            ("[network]\n# a comment\nsubnets = []\n", 3, "network.subnets", "no pod subnet"),
+            ("[network]\nsubnets = [\"10.88.0.1/16\"]\n", 2, "network.subnets", "10.88.0.0/16"),
+            ("[network]\nsubnets = [\"10.0.0.0/31\"]\n", 2, "network.subnets", "too small"),
+            ("[network]\nsubnets = [\"10.0.0.0/8\", \"10.1.0.0/16\"]\n", 2, "network.subnets", "overlap"),
+            ("[network]\nbridge = \"all\"\n", 2, "network.bridge", "all"),
+            ("[metrics]\naddress = \"9500\"\n", 2, "metrics.address", "address"),
+            ("[metrics]\naddress = \"0.0.0.0:9500\"\n", 2, "metrics.address", "0.0.0.0:9500"),
+            ("[metrics]\naddress = \"[2001:db8::1]:9500\"\n", 2, "metrics.address", "2001:db8::1"),
+            ("[image]\nhosts_dir = \"hosts\"\n", 2, "image.hosts_dir", "absolute"),
         ] {
             let error = error_of(text);
             assert!(error.starts_with(&format!("FILE:{line}: {key}: ")), "{error:?} for {text:?}");
             assert!(error.contains(why), "{error:?} for {text:?}");
         }
         assert!(error_of("socket = \n").starts_with("FILE:1: "));
+    }
+
+    #[test]
+    fn metrics_are_for_this_machine_alone() {
+        for address in ["127.0.0.1:9500", "127.8.0.1:0", "[::1]:9500", "[::ffff:127.0.0.1]:9500"] {
+            let config = toml::from_str::<Config>(&format!("metrics.address = {address:?}")).expect(address);
+            assert_eq!(config.metrics.address.0, Some(address.parse().expect("an address")));
+        }
+    }
+
+    /// However a key is spelled, what is found out about it later still knows its line.
+    #[test]
+    fn a_value_that_is_refused_after_parsing_names_file_line_and_key_too() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("podbox.toml");
+        for text in ["\n[cgroup]\ndriver = \"systemd\"\n", "\n\ncgroup.driver = \"systemd\"\n", "\n\ncgroup = { driver = \"systemd\" }"] {
+            std::fs::write(&path, text).expect("write");
+            let error = Config::load(Some(&path)).expect("well-formed").refused("cgroup.driver", "no").to_string();
+            assert_eq!(error, format!("{}:3: cgroup.driver: no", path.display()), "{text:?}");
+        }
+        assert_eq!(Config::default().refused("cgroup.driver", "no").to_string(), "cgroup.driver, as it is by default: no");
+    }
+
+    #[test]
+    fn what_has_no_effect_yet_is_known_with_its_place() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("podbox.toml");
+        std::fs::write(&path, "[image]\nhosts_dir = \"/hosts\"\n[stream]\naddress = \"127.0.0.1:10010\"\n").expect("write");
+        let place = |line: usize| format!("{}:{line}", path.display());
+        let found = Config::load(Some(&path)).expect("well-formed").without_effect();
+        assert_eq!(found, [("stream.address", place(4)), ("image.hosts_dir", place(2))]);
+        std::fs::write(&path, "[image]\nhosts_dir = \"/etc/podbox/hosts\"\n").expect("write");
+        assert_eq!(Config::load(Some(&path)).expect("well-formed").without_effect(), []);
     }
 }

@@ -10,6 +10,7 @@ mod exec;
 mod layout;
 mod lower;
 mod node;
+mod pause_spec;
 mod process;
 mod sandbox;
 mod spec;
@@ -20,6 +21,7 @@ pub use exec::plan_exec;
 pub use layout::{Layout, MONITOR_SOCKET};
 pub use lower::{LaunchInputs, lower};
 pub use node::NodeFacts;
+pub use pause_spec::pause_spec;
 pub use process::{ImageDefaults, PodUser};
 pub use sandbox::{PodFiles, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
 pub use spec::spec_json;
@@ -41,6 +43,12 @@ pub enum PlanError {
     /// A privileged container in a sandbox that is not.
     #[error("a privileged container needs a privileged sandbox")]
     PrivilegeNotGranted,
+    /// A container asks for the node's namespace in a pod that is not in it.
+    #[error("config.linux.security_context.namespace_options.{field}: NODE was asked for, and the pod is not in the node's")]
+    NotThePodsNamespace {
+        /// "network", "ipc" or "pid".
+        field: &'static str,
+    },
     /// A volume for SELinux, on a host that has it.
     #[error("the volume at {} is to be relabelled for SELinux, which podbox does not do yet", path.display())]
     Relabel {

@@ -47,6 +47,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub fn serve(config: Config) -> anyhow::Result<()> {
     log_to_stderr(&config);
     refuse_what_is_to_come(&config)?;
+    for (key, place) in config.without_effect() {
+        tracing::warn!(key, place, "this setting has no effect yet");
+    }
     let _locks = take_directories(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(run(config));
@@ -65,10 +68,10 @@ fn log_to_stderr(config: &Config) {
 /// Settings of what has yet to come are refused, not passed over.
 fn refuse_what_is_to_come(config: &Config) -> Result<(), ConfigError> {
     if config.cgroup.driver == CgroupDriver::Systemd {
-        return Err(ConfigError::NotYet { key: "cgroup.driver", reason: "the systemd driver is not there yet" });
+        return Err(config.refused("cgroup.driver", "the systemd driver is not there yet"));
     }
     if config.metrics.address.0.is_some() {
-        return Err(ConfigError::NotYet { key: "metrics.address", reason: "metrics are not served yet" });
+        return Err(config.refused("metrics.address", "metrics are not served yet"));
     }
     Ok(())
 }
@@ -136,7 +139,16 @@ fn discover(config: Config) -> anyhow::Result<Node> {
     let options = StoreOptions { default_registry: config.image.default_registry.as_str().to_owned(), ..StoreOptions::default() };
     let layout = Layout::new(config.state_dir.as_ref().to_owned());
     // What the kubelet said last holds, until it says otherwise.
-    let subnets = read_record::<Vec<IpNetwork>>(&layout.network()).unwrap_or_else(|_| config.network.subnets.clone());
+    let subnets = match read_record::<Vec<IpNetwork>>(&layout.network()) {
+        Ok(subnets) => {
+            tracing::info!(
+                ?subnets,
+                "pods get addresses of the subnets that UpdateRuntimeConfig named last, whatever the configuration says"
+            );
+            subnets
+        }
+        Err(_) => config.network.subnets.as_slice().to_vec(),
+    };
     Ok(Node {
         facts: discover_facts(&hierarchies).context("find out about the node")?,
         images: Arc::new(ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?),

@@ -10,7 +10,6 @@ use crate::unpack::UnpackError;
 
 /// A failed operation of the image store.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// The store's directories could not be made or opened.
     #[error("open the image store at {path}", path = path.display())]

@@ -2,6 +2,7 @@
 
 use crate::SysError;
 use crate::error::checked;
+use rustix::io::Errno;
 use rustix::process::Pid;
 use std::ops::BitOr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -62,7 +63,7 @@ const INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Makes a child process, a copy of the caller that goes on from here.
 ///
 /// # Errors
-/// [`SysError::Threads`] in a process of several threads; else what `clone3(2)` says.
+/// [`SysError::Threads`] in a process of several threads; else what `clone3(2)`, or the `unshare(2)` that counts them, says.
 pub fn clone3(arguments: CloneArguments<'_>) -> Result<Cloned, SysError> {
     single_threaded()?;
     let mut pidfd: RawFd = -1;
@@ -104,6 +105,23 @@ fn single_threaded() -> Result<(), SysError> {
     // SAFETY: the flag shares or unshares nothing in a process of one thread, and the call fails in any other.
     match checked("unshare", unsafe { libc::unshare(libc::CLONE_VM) }.into()) {
         Ok(_) => Ok(()),
-        Err(_) => Err(SysError::Threads),
+        Err(error) => Err(not_counted(error)),
+    }
+}
+
+/// `EINVAL` is the answer about threads; any other, of a system call filter for example, says nothing of them.
+fn not_counted(error: SysError) -> SysError {
+    if error.errno() == Errno::INVAL { SysError::Threads } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_tells_of_threads_is_called_threads() {
+        let refused = |errno| not_counted(SysError::Kernel { call: "unshare", errno });
+        assert_eq!(refused(Errno::INVAL), SysError::Threads);
+        assert_eq!(refused(Errno::PERM), SysError::Kernel { call: "unshare", errno: Errno::PERM });
     }
 }

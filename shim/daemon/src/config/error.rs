@@ -1,5 +1,6 @@
 //! What can be wrong with a configuration, and where in its file it is.
 
+use super::origin::line_at;
 use std::path::{Path, PathBuf};
 
 /// The configuration cannot be used.
@@ -25,21 +26,20 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A value that podbox knows but does not serve yet.
-    #[error("{key}: {reason}")]
-    NotYet {
+    /// The value of a key that no file sets cannot be used here.
+    #[error("{key}, as it is by default: {reason}")]
+    Default {
         /// With its table.
         key: &'static str,
-        /// What is missing.
-        reason: &'static str,
+        /// Why not.
+        reason: String,
     },
 }
 
 impl ConfigError {
     /// Finds the line and the key of a parser's error in the text.
     pub(super) fn at(path: &Path, text: &str, error: &toml::de::Error) -> Self {
-        let offset = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text[..offset].matches('\n').count() + 1;
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
         let reason = error.message().lines().next().unwrap_or("malformed").to_owned();
         Self::Content { path: path.to_owned(), line, key: key_at(text, line), reason }
     }

@@ -1,5 +1,7 @@
 //! Values of the configuration that are more than text.
 
+use ipnetwork::IpNetwork;
+use podbox_netns::{AddressPool, BridgeConfig, ConfigError as NetworkFault};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,12 +13,15 @@ pub enum InvalidValue {
     /// A relative path.
     #[error("an absolute path without `..` is due, not {0:?}")]
     NotAbsolute(String),
-    /// Not a name for a network interface.
-    #[error("a network interface's name is due: 1 to 15 bytes without `/`, `:` or white space, not {0:?}")]
-    InterfaceName(String),
+    /// A bridge or subnets that no pod network can be made of.
+    #[error(transparent)]
+    Network(#[from] NetworkFault),
     /// Not an address and a port.
     #[error("an address and a port are due, like 127.0.0.1:0, not {0:?}")]
     Address(String),
+    /// An address that others could reach.
+    #[error("an address of this machine's own is due, like 127.0.0.1:9500, not {0}: whoever reaches it can read it")]
+    NotLoopback(SocketAddr),
     /// Not the name of a registry.
     #[error("a registry's host name is due, not {0:?}")]
     Registry(String),
@@ -94,9 +99,9 @@ pub struct BridgeName(String);
 
 impl BridgeName {
     fn parse(text: String) -> Result<Self, InvalidValue> {
-        let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
-        let plain = text.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':');
-        if fits && plain { Ok(Self(text)) } else { Err(InvalidValue::InterfaceName(text)) }
+        let bridge = BridgeConfig { name: text, subnets: Subnets::default().0 };
+        bridge.validate()?;
+        Ok(Self(bridge.name))
     }
 
     /// The name.
@@ -112,6 +117,35 @@ impl Default for BridgeName {
 }
 
 checked_text!(BridgeName);
+
+/// Networks that pods get their addresses from, one address of each: at least one, none overlapping another, none without room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<IpNetwork>")]
+pub struct Subnets(Vec<IpNetwork>);
+
+impl Subnets {
+    /// In the order of the file.
+    pub fn as_slice(&self) -> &[IpNetwork] {
+        &self.0
+    }
+}
+
+impl Default for Subnets {
+    fn default() -> Self {
+        let subnet = |text: &str| text.parse().expect("the built-in subnets are well-formed");
+        Self(vec![subnet("10.88.0.0/16"), subnet("fd00:10:88::/64")])
+    }
+}
+
+impl TryFrom<Vec<IpNetwork>> for Subnets {
+    type Error = InvalidValue;
+
+    fn try_from(subnets: Vec<IpNetwork>) -> Result<Self, InvalidValue> {
+        // Whatever the pool takes is fine.
+        AddressPool::new(&subnets)?;
+        Ok(Self(subnets))
+    }
+}
 
 /// The host of a registry, with or without a port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,7 +191,7 @@ impl Default for ListenAddress {
 
 checked_text!(ListenAddress);
 
-/// An address and a port, or nothing.
+/// A loopback address and a port, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct OptionalAddress(pub Option<SocketAddr>);
@@ -167,7 +201,8 @@ impl OptionalAddress {
         if text.is_empty() {
             return Ok(Self(None));
         }
-        ListenAddress::parse(text).map(|address| Self(Some(address.0)))
+        let ListenAddress(address) = ListenAddress::parse(text)?;
+        if address.ip().to_canonical().is_loopback() { Ok(Self(Some(address))) } else { Err(InvalidValue::NotLoopback(address)) }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Verbose answers: the key `info` with a JSON object, as `crictl inspect` and `inspectp` read it.
 
-use super::Cri;
-use crate::effects::Node;
-use crate::plan::{Layout, spec_json};
+use super::{Cri, status};
+use crate::effects::{Node, SandboxCgroups};
+use crate::plan::{Layout, pause_spec, spec_json};
 use crate::request::NetworkMode;
-use crate::store::{ContainerRecord, SandboxPhase, SandboxRecord};
+use crate::store::{ContainerRecord, PauseRecord, SandboxPhase, SandboxRecord};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tonic::Status;
@@ -15,36 +15,45 @@ fn as_info(value: &Value) -> Info {
     BTreeMap::from([("info".to_owned(), value.to_string())])
 }
 
-/// Pause, cgroup, network namespace, and the sandbox as it was asked for.
-pub(super) fn of_sandbox(record: &SandboxRecord) -> Result<Info, Status> {
-    let pause = record.pause.as_ref().filter(|_| record.phase == SandboxPhase::Ready);
-    let netns = match record.config.network {
-        NetworkMode::Pod => pause.map(|pause| format!("/proc/{}/ns/net", pause.pid)),
-        NetworkMode::Node => None,
-    };
+/// Pause, while there is one.
+fn running_pause(record: &SandboxRecord) -> Option<&PauseRecord> {
+    record.pause.as_ref().filter(|_| record.phase == SandboxPhase::Ready)
+}
+
+/// Where the network namespace of a sandbox is found; empty in the node's network, and once pause is gone.
+fn netns(record: &SandboxRecord) -> String {
+    let pause = running_pause(record).filter(|_| record.config.network == NetworkMode::Pod);
+    pause.map(|pause| format!("/proc/{}/ns/net", pause.pid)).unwrap_or_default()
+}
+
+/// Pause, cgroup, network namespace, the sandbox as it was asked for, and the OCI runtime spec that pause runs by.
+pub(super) fn of_sandbox(node: &Node, record: &SandboxRecord) -> Result<Info, Status> {
+    let pause = running_pause(record);
+    let cgroup = SandboxCgroups::new(&record.cgroup, &record.id).pause();
+    let spec = pause_spec(&record.config, &node.facts, &record.hostname, &cgroup).map_err(|error| status::of_pod(error.into()))?;
     Ok(as_info(&json!({
         "sandboxID": record.id,
         "pid": pause.map_or(0, |pause| pause.pid),
         "monitorPid": pause.map_or(0, |pause| pause.monitor_pid),
         "processStatus": if pause.is_some() { "running" } else { "stopped" },
-        "netns": netns.unwrap_or_default(),
+        "netns": netns(record),
         "namedNetns": Layout::named_netns(&record.id),
         "cgroup": record.cgroup,
         "hostname": record.hostname,
         "addresses": record.addresses,
         "networkReleased": record.network_released,
         "config": record.config,
+        "runtimeSpec": spec_json(&spec),
     })))
 }
 
 /// Its init, cgroup, layers, and the OCI runtime spec that it runs by.
 pub(super) fn of_container(cri: &Cri, record: &ContainerRecord) -> Result<Info, Status> {
     let sandbox = cri.store.sandbox(record.sandbox_id.as_str()).ok();
-    let pause = sandbox.as_ref().and_then(|sandbox| sandbox.pause.as_ref());
     Ok(as_info(&json!({
         "sandboxID": record.sandbox_id,
         "pid": record.pid().unwrap_or_default(),
-        "netns": pause.map(|pause| format!("/proc/{}/ns/net", pause.pid)).unwrap_or_default(),
+        "netns": sandbox.map(|sandbox| netns(&sandbox)).unwrap_or_default(),
         "cgroup": record.cgroup,
         "image": record.image,
         "config": record.config,

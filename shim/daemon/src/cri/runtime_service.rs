@@ -2,7 +2,7 @@
 
 use super::stream::{Pieces, pieces};
 use super::{Cri, containers, events, node, sandboxes, stats, status};
-use crate::request::{ContainerConfig, RequestError, SandboxConfig, required};
+use crate::request::{ContainerConfig, RequestError, SandboxConfig, Subject, required};
 use crate::store::{ContainerRecord, SandboxRecord};
 use podbox_proto::v1;
 use podbox_proto::v1::runtime_service_server::RuntimeService;
@@ -74,8 +74,13 @@ impl RuntimeService for Cri {
     }
 
     async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Result<Response<v1::RunPodSandboxResponse>, Status> {
-        let config = SandboxConfig::try_from(request.into_inner()).map_err(status::of_request)?;
-        let id = self.pods.run_sandbox(config).await.map_err(status::of_pod)?;
+        let request = request.into_inner();
+        let subject = Subject::of_sandbox(request.config.as_ref());
+        let made = async {
+            let config = SandboxConfig::try_from(request).map_err(status::of_request)?;
+            self.pods.run_sandbox(config).await.map_err(status::of_pod)
+        };
+        let id = made.await.map_err(|status| status::about(&subject, &status))?;
         Ok(Response::new(v1::RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
     }
 
@@ -120,9 +125,13 @@ impl RuntimeService for Cri {
         request: Request<v1::CreateContainerRequest>,
     ) -> Result<Response<v1::CreateContainerResponse>, Status> {
         let request = request.into_inner();
-        let config = required("config", request.config).and_then(ContainerConfig::try_from).map_err(status::of_request)?;
-        let sandbox = self.sandbox(&request.pod_sandbox_id)?;
-        let id = self.pods.create_container(&sandbox.id, config).await.map_err(status::of_pod)?;
+        let subject = Subject::of_container(&request);
+        let made = async {
+            let config = required("config", request.config).and_then(ContainerConfig::try_from).map_err(status::of_request)?;
+            let sandbox = self.sandbox(&request.pod_sandbox_id)?;
+            self.pods.create_container(&sandbox.id, config).await.map_err(status::of_pod)
+        };
+        let id = made.await.map_err(|status| status::about(&subject, &status))?;
         Ok(Response::new(v1::CreateContainerResponse { container_id: id.to_string() }))
     }
 

@@ -97,7 +97,7 @@ pub(super) fn status(cri: &Cri, request: &v1::PodSandboxStatusRequest) -> Result
     let in_pod = in_pod.iter().filter(|container| container.sandbox_id == record.id);
     Ok(v1::PodSandboxStatusResponse {
         status: Some(status_of(&record)),
-        info: if request.verbose { info::of_sandbox(&record)? } else { Default::default() },
+        info: if request.verbose { info::of_sandbox(&cri.node, &record)? } else { Default::default() },
         containers_statuses: in_pod.map(|container| containers::status_of(container)).collect(),
         timestamp: now_ns(),
     })

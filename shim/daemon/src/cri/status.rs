@@ -2,13 +2,14 @@
 
 use crate::chain::Chain;
 use crate::effects::{CgroupsError, ExecError, MonitorError, NetworkError, RootfsError};
-use crate::plan::PlanError;
+use crate::plan::{CapabilityError, PlanError};
 use crate::pod::PodError;
-use crate::request::RequestError;
+use crate::request::{RequestError, Subject};
 use crate::store::LookupError;
 use podbox_image::Error as ImageError;
 use podbox_netns::BridgeError;
 use rustix::io::Errno;
+use std::io;
 use tonic::{Code, Status};
 
 /// A call that podbox does not serve yet.
@@ -23,6 +24,11 @@ pub(super) fn of_request(error: RequestError) -> Status {
         RequestError::Unsupported { .. } => Code::Unimplemented,
     };
     Status::new(code, error.to_string())
+}
+
+/// Says whom a failed request was about, where its object has no id yet.
+pub(super) fn about(subject: &Subject, status: &Status) -> Status {
+    Status::new(status.code(), format!("{subject}: {}", status.message()))
 }
 
 /// No such object.
@@ -65,7 +71,9 @@ fn pod_code(error: &PodError) -> Code {
         PodError::Exec { source: ExecError::Pipe(_), .. } => Code::ResourceExhausted,
         PodError::Joined(error) => pod_code(error),
         PodError::Stopping => Code::Unavailable,
-        PodError::Snapshot { .. } | PodError::Record(_) | PodError::Files { .. } | PodError::CutOff => Code::Internal,
+        PodError::Snapshot { source, .. } => image_code(source),
+        PodError::Files { source, .. } => io_code(source),
+        PodError::Record(_) | PodError::CutOff => Code::Internal,
     }
 }
 
@@ -78,33 +86,87 @@ fn lookup_code(error: &LookupError) -> Code {
 
 fn plan_code(error: &PlanError) -> Code {
     match error {
-        PlanError::NoCommand | PlanError::Capability(_) | PlanError::PrivilegeNotGranted | PlanError::StopSignal { .. } => {
-            Code::InvalidArgument
-        }
+        PlanError::NoCommand
+        | PlanError::Capability(CapabilityError::Unknown { .. })
+        | PlanError::PrivilegeNotGranted
+        | PlanError::NotThePodsNamespace { .. }
+        | PlanError::StopSignal { .. } => Code::InvalidArgument,
+        PlanError::Capability(CapabilityError::NotOurs { .. }) => Code::FailedPrecondition,
         PlanError::Relabel { .. } => Code::Unimplemented,
         PlanError::Spec(_) => Code::Internal,
     }
 }
 
+/// A layer that is gone went with an image that was removed meanwhile: the answer is the one for an image that is not there.
 fn image_code(error: &ImageError) -> Code {
+    use ImageError as E;
     match error {
-        ImageError::Reference(_) | ImageError::AmbiguousId { .. } => Code::InvalidArgument,
-        _ => Code::Internal,
+        E::Reference(_) | E::AmbiguousId { .. } => Code::InvalidArgument,
+        E::MissingLayer { .. } => Code::NotFound,
+        E::OpenStore { source, .. }
+        | E::Lock { source, .. }
+        | E::ReadRecords { source, .. }
+        | E::WriteRecord { source, .. }
+        | E::RemoveRecord { source, .. }
+        | E::OpenSource { source, .. }
+        | E::CopySource { source, .. }
+        | E::ReadObject { source, .. }
+        | E::StoreLayer { source, .. }
+        | E::Sync { source }
+        | E::CollectLayers { source }
+        | E::Usage { source, .. }
+        | E::CreateSnapshot { source, .. }
+        | E::ReadSnapshot { source, .. }
+        | E::RemoveSnapshot { source, .. }
+        | E::ListSnapshots { source, .. } => io_code(source),
+        E::ReadArchive { .. }
+        | E::TooManyMembers { .. }
+        | E::UnknownFormat { .. }
+        | E::LayoutVersion { .. }
+        | E::MissingObject { .. }
+        | E::ObjectTooLarge { .. }
+        | E::SizeMismatch { .. }
+        | E::DigestMismatch { .. }
+        | E::DiffIdMismatch { .. }
+        | E::Json { .. }
+        | E::AmbiguousDocument { .. }
+        | E::MediaType { .. }
+        | E::NestedIndex { .. }
+        | E::NoPlatform { .. }
+        | E::TooManyManifests { .. }
+        | E::TooManyLayers { .. }
+        | E::LayerCount { .. }
+        | E::NameForSeveral { .. }
+        | E::NameDigest { .. }
+        | E::Unpack { .. }
+        | E::ContainerId { .. }
+        | E::SnapshotExists { .. } => Code::Internal,
     }
 }
 
-/// A value that the kernel refuses is the request's, whatever else is wrong is the node's.
+/// A value that the kernel refuses is the request's, a controller that is missing the host's; whatever else is wrong is podbox's.
 fn cgroups_code(error: &CgroupsError) -> Code {
+    use podbox_cgroup::Error as E;
     match error {
         CgroupsError::Path { .. } => Code::InvalidArgument,
-        CgroupsError::Cgroup { source, .. } => match source {
-            podbox_cgroup::Error::Write { .. } | podbox_cgroup::Error::UnknownSetting { .. } | podbox_cgroup::Error::NameTaken { .. } => {
-                Code::InvalidArgument
-            }
-            podbox_cgroup::Error::NoController { .. } | podbox_cgroup::Error::NoSwapAccounting { .. } => Code::FailedPrecondition,
-            _ => Code::Internal,
-        },
         CgroupsError::Undying { .. } => Code::DeadlineExceeded,
+        CgroupsError::Cgroup { source, .. } => match source {
+            E::Write { source, .. } if is_one_of(source, &VALUE_REFUSED) => Code::InvalidArgument,
+            E::UnknownSetting { .. } | E::NameTaken { .. } | E::SwapBelowMemory { .. } => Code::InvalidArgument,
+            E::NoHierarchy | E::NoController { .. } | E::NoSwapAccounting { .. } => Code::FailedPrecondition,
+            // A parent that holds processes itself.
+            E::EnableControllers { source, .. } if is_one_of(source, &[Errno::BUSY]) => Code::FailedPrecondition,
+            E::ReadMountTable { source, .. }
+            | E::Make { source, .. }
+            | E::Remove { source, .. }
+            | E::EnableControllers { source, .. }
+            | E::Read { source, .. }
+            | E::Write { source, .. }
+            | E::Kill { source, .. }
+            | E::Wait { source, .. } => io_code(source),
+            E::OutpacedKill { .. } => Code::DeadlineExceeded,
+            E::Unreadable { .. } => Code::Internal,
+        },
     }
 }
 
@@ -120,7 +182,18 @@ fn network_code(error: &NetworkError) -> Code {
 const REFUSED: [Errno; 8] =
     [Errno::NOENT, Errno::ACCESS, Errno::NOEXEC, Errno::NOTDIR, Errno::ISDIR, Errno::LOOP, Errno::INVAL, Errno::TOOBIG];
 /// What the host has too little of.
-const EXHAUSTED: [Errno; 5] = [Errno::AGAIN, Errno::NOMEM, Errno::NOSPC, Errno::MFILE, Errno::NFILE];
+const EXHAUSTED: [Errno; 6] = [Errno::AGAIN, Errno::NOMEM, Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE];
+/// What a control file says to a value that it does not take: out of range, less than is in use, or more than the parent has.
+const VALUE_REFUSED: [Errno; 4] = [Errno::INVAL, Errno::RANGE, Errno::BUSY, Errno::ACCESS];
+
+fn is_one_of(error: &io::Error, errnos: &[Errno]) -> bool {
+    error.raw_os_error().is_some_and(|number| errnos.iter().any(|known| known.raw_os_error() == number))
+}
+
+/// What the kernel would not do for podbox itself.
+fn io_code(error: &io::Error) -> Code {
+    if is_one_of(error, &EXHAUSTED) { Code::ResourceExhausted } else { Code::Internal }
+}
 
 /// A launch's number comes over the wire, and is 0 where a newborn was killed: it is compared, and made nothing of.
 fn launch_code(errno: i32) -> Code {
@@ -133,12 +206,15 @@ fn launch_code(errno: i32) -> Code {
     }
 }
 
+/// A monitor that cannot be reached or does not answer is worth another try. It is not `DeadlineExceeded`, which says of an
+/// ExecSync that the command took too long.
 fn monitor_code(error: &MonitorError) -> Code {
     match error {
         MonitorError::Launch { source, .. } => launch_code(source.errno),
         MonitorError::NotRunning { .. } => Code::FailedPrecondition,
-        MonitorError::Gone => Code::Unavailable,
-        _ => Code::Internal,
+        MonitorError::Gone | MonitorError::Connect(_) | MonitorError::Silent { .. } => Code::Unavailable,
+        MonitorError::Spawn { source, .. } => io_code(source),
+        MonitorError::NoCommonVersion | MonitorError::Send(_) | MonitorError::Refused { .. } | MonitorError::Unexpected => Code::Internal,
     }
 }
 
@@ -154,5 +230,54 @@ mod tests {
         }
         assert_eq!(launch_code(2), Code::FailedPrecondition);
         assert_eq!(launch_code(0), Code::Aborted);
+    }
+
+    fn errno(errno: Errno) -> io::Error {
+        errno.into()
+    }
+
+    /// A caller does not try `InvalidArgument` again: only what the request said may be called so.
+    #[test]
+    fn a_write_to_a_cgroup_is_the_requests_fault_only_where_the_kernel_refused_the_value() {
+        let write = |number| {
+            let source = podbox_cgroup::Error::Write { file: "/x".into(), value: "1".to_owned(), source: errno(number) };
+            pod_code(&PodError::Cgroups(CgroupsError::Cgroup { path: "/x".to_owned(), source }))
+        };
+        for number in [Errno::INVAL, Errno::RANGE, Errno::BUSY] {
+            assert_eq!(write(number), Code::InvalidArgument, "{number}");
+        }
+        assert_eq!(write(Errno::NOSPC), Code::ResourceExhausted);
+        for number in [Errno::IO, Errno::NOENT, Errno::NODEV, Errno::ROFS] {
+            assert_eq!(write(number), Code::Internal, "{number}");
+        }
+        let cgroup = podbox_cgroup::CgroupPath::new("/x").expect("a path");
+        let swap = podbox_cgroup::Error::SwapBelowMemory { cgroup, memory: "2".to_owned(), memory_and_swap: 1 };
+        let swap = CgroupsError::Cgroup { path: "/x".to_owned(), source: swap };
+        assert_eq!(cgroups_code(&swap), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_no_malformed_request() {
+        let name = || "SYS_TIME".to_owned();
+        assert_eq!(plan_code(&PlanError::Capability(CapabilityError::NotOurs { name: name() })), Code::FailedPrecondition);
+        assert_eq!(plan_code(&PlanError::Capability(CapabilityError::Unknown { name: name() })), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn an_image_that_is_removed_under_a_container_is_not_found() {
+        let digest = || podbox_image::Digest::of(b"");
+        let source = ImageError::MissingLayer { image: digest(), diff_id: digest() };
+        let id = podbox_plan::ContainerId::from_random([7; 32]);
+        assert_eq!(pod_code(&PodError::Snapshot { id, source }), Code::NotFound);
+    }
+
+    /// `DeadlineExceeded` would tell a caller of ExecSync that its command took too long.
+    #[test]
+    fn a_monitor_that_does_not_answer_is_worth_another_try() {
+        for error in [MonitorError::Gone, MonitorError::Silent { seconds: 10 }, MonitorError::Connect(Errno::CONNREFUSED)] {
+            assert_eq!(monitor_code(&error), Code::Unavailable, "{error}");
+        }
+        let full = MonitorError::Spawn { step: "execute it", source: errno(Errno::MFILE) };
+        assert_eq!(monitor_code(&full), Code::ResourceExhausted);
     }
 }

@@ -3,7 +3,9 @@
 use super::process::{arguments, environment, working_directory};
 use super::spec::{SpecInputs, runtime_spec};
 use super::{ImageDefaults, Layout, NodeFacts, PlanError, PodUser, capability};
-use crate::request::{ContainerConfig, SandboxConfig, StopSignal, signal_number};
+use crate::request::{
+    ContainerConfig, IpcMode, NetworkMode, PidMode, SandboxConfig, SandboxPidMode, SecurityContext, StopSignal, signal_number,
+};
 use oci_spec::runtime::Spec;
 use podbox_plan::{ByteString, PidNamespace, SandboxId};
 use serde::{Deserialize, Serialize};
@@ -73,6 +75,7 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
     if config.security.privileged && !sandbox.privileged {
         return Err(PlanError::PrivilegeNotGranted);
     }
+    check_namespaces(&config.security, sandbox)?;
     if inputs.node.selinux
         && let Some(mount) = config.mounts.iter().find(|mount| mount.selinux_relabel)
     {
@@ -96,6 +99,19 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         stdin: config.stdin,
         devices: devices(config, inputs.node_devices),
     })
+}
+
+/// The kubelet says the same of a pod and of each of its containers; most others say nothing of the containers. One that asks for
+/// more than its pod has would not get it. `POD` is the protocol's zero and means the pod's, whatever that is; a PID namespace of its
+/// own, or another container's, is every container's to have.
+fn check_namespaces(security: &SecurityContext, sandbox: &SandboxConfig) -> Result<(), PlanError> {
+    let field = match () {
+        () if security.network == NetworkMode::Node && sandbox.network != NetworkMode::Node => "network",
+        () if security.ipc == IpcMode::Node && sandbox.ipc != IpcMode::Node => "ipc",
+        () if security.pid == PidMode::Node && sandbox.pid != SandboxPidMode::Node => "pid",
+        () => return Ok(()),
+    };
+    Err(PlanError::NotThePodsNamespace { field })
 }
 
 /// A privileged container has the node's devices, unless it brings a `/dev` of its own, which may well be the node's.

@@ -9,13 +9,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Pause's user and group: nobody's, and no file's.
-const PAUSE_ID: u32 = 65535;
+pub(super) const PAUSE_ID: u32 = 65535;
 /// What the kubelet gives sandboxes: among the last to be killed, before system services.
-const PAUSE_OOM_SCORE_ADJ: i32 = -998;
+pub(super) const PAUSE_OOM_SCORE_ADJ: i32 = -998;
 /// Where pause keeps the pod's shared memory, in its own root.
 pub(super) const POD_SHM: &str = "/dev/shm";
 /// As Docker and containerd have it.
-const SHM_SIZE: &str = "67108864";
+pub(super) const SHM_SIZE: &str = "67108864";
 
 /// The contents of the files that are bound into a pod's containers.
 #[derive(Debug, Clone, PartialEq, Eq)]

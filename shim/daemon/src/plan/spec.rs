@@ -53,7 +53,7 @@ pub fn spec_json(spec: &Spec) -> serde_json::Value {
 }
 
 /// The builders fail only where a part without a default was not given.
-fn missing(part: &'static str) -> impl FnOnce(OciSpecError) -> PlanError {
+pub(super) fn missing(part: &'static str) -> impl FnOnce(OciSpecError) -> PlanError {
     move |_| PlanError::Spec(SpecError { part })
 }
 
@@ -187,7 +187,7 @@ fn resources(container: &ContainerInputs<'_>) -> Result<Option<LinuxResources>, 
     resources.build().map(Some).map_err(missing("linux.resources"))
 }
 
-fn mount(destination: &str, typ: &str, source: &Path, options: &[&str]) -> Result<Mount, PlanError> {
+pub(super) fn mount(destination: &str, typ: &str, source: &Path, options: &[&str]) -> Result<Mount, PlanError> {
     MountBuilder::default()
         .destination(destination)
         .typ(typ)

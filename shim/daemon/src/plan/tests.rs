@@ -114,6 +114,17 @@ fn pause_of_a_pod_in_the_nodes_namespaces() {
 }
 
 #[test]
+fn the_spec_of_pause() {
+    use v1::NamespaceMode::Node;
+    let mut linux = v1::LinuxPodSandboxConfig::default();
+    linux.sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+    insta::assert_json_snapshot!(spec_json(&pause_spec(&sandbox_config(linux), &node(), "web", "/podbox/p/i").expect("a spec")));
+    let shared = pause_spec(&sandbox_config(in_namespaces(Node, Node, Node)), &node(), "node-1", "/x").expect("a spec");
+    let namespaces = spec_json(&shared)["linux"]["namespaces"].clone();
+    assert_eq!(namespaces, serde_json::json!([{"type": "mount"}, {"type": "uts"}]));
+}
+
+#[test]
 fn a_container_that_asks_for_nothing() {
     let sandbox = sandbox_config(v1::LinuxPodSandboxConfig::default());
     let config = container_config(v1::ContainerConfig::default());

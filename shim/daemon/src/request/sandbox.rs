@@ -22,18 +22,20 @@ pub struct SandboxMetadata {
 }
 
 /// Whose network the pod has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum NetworkMode {
     /// One of its own.
+    #[default]
     Pod,
     /// That of the daemon's network namespace.
     Node,
 }
 
 /// Whose System V and POSIX IPC objects the pod has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum IpcMode {
     /// Its own.
+    #[default]
     Pod,
     /// The node's.
     Node,

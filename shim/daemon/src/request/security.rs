@@ -1,7 +1,7 @@
 //! Security contexts, as far as they are honoured; the rest is refused by name.
 
-use super::RequestError;
 use super::common::{absolute_path, bounded_text, enum_value, has_parent_component, kernel_id, shortened};
+use super::{IpcMode, NetworkMode, RequestError};
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -81,6 +81,12 @@ pub struct SecurityContext {
     pub privileged: bool,
     /// The PID namespace.
     pub pid: PidMode,
+    /// `Node` if the node's network was asked for by name; `Pod`, the protocol's zero, is whatever the pod has.
+    #[serde(default)]
+    pub network: NetworkMode,
+    /// The same of IPC.
+    #[serde(default)]
+    pub ipc: IpcMode,
     /// The user.
     pub user: UserRequest,
     /// The root is not writable.
@@ -126,11 +132,14 @@ impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
         for group in &context.supplemental_groups {
             groups.push(kernel_id("config.linux.security_context.supplemental_groups", *group)?);
         }
+        let namespaces = context.namespace_options.clone().unwrap_or_default();
         let policy = enum_value("config.linux.security_context.supplemental_groups_policy", context.supplemental_groups_policy)?;
         Ok(Self {
             capabilities: capabilities(context.capabilities.clone().unwrap_or_default())?,
             privileged: context.privileged,
-            pid: pid_mode(context.namespace_options.as_ref())?,
+            pid: pid_mode(&namespaces)?,
+            network: shared_namespace("network", namespaces.network, NetworkMode::Pod, NetworkMode::Node)?,
+            ipc: shared_namespace("ipc", namespaces.ipc, IpcMode::Pod, IpcMode::Node)?,
             user: user(&context)?,
             read_only_root: context.readonly_rootfs,
             supplemental_groups: groups,
@@ -144,23 +153,28 @@ impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
     }
 }
 
-fn pid_mode(options: Option<&v1::NamespaceOption>) -> Result<PidMode, RequestError> {
+const NAMESPACES: &str = "config.linux.security_context.namespace_options";
+
+fn pid_mode(options: &v1::NamespaceOption) -> Result<PidMode, RequestError> {
     use v1::NamespaceMode as Mode;
-    const FIELD: &str = "config.linux.security_context.namespace_options";
-    let Some(options) = options else { return Ok(PidMode::Pod) };
-    for (what, number) in [("network", options.network), ("ipc", options.ipc)] {
-        let mode: Mode = enum_value(FIELD, number)?;
-        if !matches!(mode, Mode::Pod | Mode::Node) {
-            return Err(RequestError::invalid(FIELD, format!("{what}: POD or NODE is due")));
-        }
-    }
-    Ok(match enum_value(FIELD, options.pid)? {
+    Ok(match enum_value(NAMESPACES, options.pid)? {
         Mode::Pod => PidMode::Pod,
         Mode::Container => PidMode::Container,
         Mode::Node => PidMode::Node,
-        Mode::Target if options.target_id.is_empty() => return Err(RequestError::invalid(FIELD, "pid: TARGET needs a target_id")),
-        Mode::Target => PidMode::Target(bounded_text(FIELD, options.target_id.clone())?),
+        Mode::Target if options.target_id.is_empty() => return Err(RequestError::invalid(NAMESPACES, "pid: TARGET needs a target_id")),
+        Mode::Target => PidMode::Target(bounded_text(NAMESPACES, options.target_id.clone())?),
     })
+}
+
+/// A namespace that containers share with their pod, whosever it is.
+fn shared_namespace<M>(what: &str, number: i32, pod: M, node: M) -> Result<M, RequestError> {
+    match enum_value(NAMESPACES, number)? {
+        v1::NamespaceMode::Pod => Ok(pod),
+        v1::NamespaceMode::Node => Ok(node),
+        v1::NamespaceMode::Container | v1::NamespaceMode::Target => {
+            Err(RequestError::invalid(NAMESPACES, format!("{what}: POD or NODE is due")))
+        }
+    }
 }
 
 fn user(context: &v1::LinuxContainerSecurityContext) -> Result<UserRequest, RequestError> {

@@ -27,6 +27,12 @@ pub enum OpError {
         /// What the file system said.
         said: String,
     },
+    /// The host's root cannot be left behind (`pivot_root(2)`: it must be a mount point, and not the first one, rootfs).
+    #[error(
+        "{}: the root of the host podbox runs on is an initramfs, or a chroot to a folder that is no mount point",
+        errno_text(Errno::INVAL)
+    )]
+    RootCannotBeLeft,
     /// The plan attaches a mount that it has not opened.
     #[error("no mount was opened in slot {0}")]
     EmptySlot(Slot),
@@ -99,7 +105,12 @@ impl OpError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Kernel(errno) | Self::Part { errno, .. } | Self::FileSystem { errno, .. } => *errno,
-            Self::EmptySlot(_) | Self::SlotTaken(_) | Self::NoRoot | Self::NothingExecuted | Self::NoDescriptor(_) => Errno::INVAL,
+            Self::RootCannotBeLeft
+            | Self::EmptySlot(_)
+            | Self::SlotTaken(_)
+            | Self::NoRoot
+            | Self::NothingExecuted
+            | Self::NoDescriptor(_) => Errno::INVAL,
             Self::UnusablePath(_) | Self::NotShared { .. } | Self::NoId(_) | Self::NulByte => Errno::INVAL,
             Self::NotRunning(_) => Errno::SRCH,
             Self::SymbolicLink | Self::LeadsIntoProc => Errno::LOOP,
@@ -109,6 +120,12 @@ impl OpError {
             Self::IsDirectory => Errno::ISDIR,
         }
     }
+}
+
+/// What the kernel's refusal to leave the host's root means. The new root is a mount of our own making, so that `EINVAL` can only be
+/// about the old one.
+pub(super) fn leaving_root(errno: Errno) -> OpError {
+    if errno == Errno::INVAL { OpError::RootCannotBeLeft } else { OpError::Kernel(errno) }
 }
 
 impl From<Errno> for OpError {
@@ -136,4 +153,17 @@ pub fn errno_text(errno: Errno) -> String {
     // libc begins with a capital letter, which reads oddly after a colon.
     let mut letters = words.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_that_cannot_be_left_is_said_to_be_the_reason() {
+        let error = leaving_root(Errno::INVAL);
+        assert!(error.to_string().starts_with("invalid argument: ") && error.to_string().contains("initramfs"), "{error}");
+        assert_eq!(error.errno(), Errno::INVAL);
+        assert_eq!(leaving_root(Errno::PERM).to_string(), "operation not permitted");
+    }
 }

@@ -1,6 +1,6 @@
 //! Mounts, made detached and attached by descriptor (`fsopen(2)`, `open_tree(2)`, `move_mount(2)`).
 
-use super::error::OpError;
+use super::error::{OpError, leaving_root};
 use super::target::{Links, Make, file_type, find_or_make, is_proc};
 use podbox_plan::{BindPropagation, BindSource, FileSystem, MountAttributes, TargetKind};
 use podbox_sys::{MountChange, Propagation, mount_setattr};
@@ -21,7 +21,7 @@ pub type Options<'a> = [(&'a str, Option<&'a [u8]>)];
 pub fn leave_host_mounts() -> Result<(), OpError> {
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let change = MountChange { propagation: Some(Propagation::Private), recursive: true, ..MountChange::default() };
-    Ok(mount_setattr(&root, &change)?)
+    mount_setattr(&root, &change).map_err(|error| leaving_root(error.errno()))
 }
 
 /// A detached copy of the mount at a host path.

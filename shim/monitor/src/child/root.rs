@@ -1,7 +1,7 @@
 //! The root of a container's file system, and moving into it.
 
 use super::Newborn;
-use super::error::OpError;
+use super::error::{OpError, leaving_root};
 use super::mount::{attribute_flags, move_onto, new_file_system};
 use podbox_plan::{MountAttributes, Overlay};
 use rustix::fs::{Mode, OFlags};
@@ -21,7 +21,7 @@ impl Newborn<'_> {
     pub(super) fn pivot_root(&mut self) -> Result<(), OpError> {
         rustix::process::fchdir(self.new_root()?)?;
         // With both the same, the old root comes to lie over the new one (pivot_root(2)) and no directory is needed for it.
-        rustix::process::pivot_root(".", ".")?;
+        rustix::process::pivot_root(".", ".").map_err(leaving_root)?;
         unmount(".", UnmountFlags::DETACH)?;
         rustix::process::chdir("/")?;
         self.root = None;
