@@ -186,7 +186,7 @@ async fn a_deleted_bridge_is_made_again_and_the_pods_that_run_hang_on_it() -> Re
     ping(&client, "the next daemon has mended it").await?;
     // What cannot be mended is said.
     ip(daemon.network(), &delete)?;
-    ip(daemon.network(), &format!("link add {} type dummy", daemon.bridge()))?;
+    ip(daemon.network(), &format!("link add {} type bridge", daemon.bridge()))?;
     let status = daemon.runtime().status(podbox_proto::v1::StatusRequest { verbose: false }).await?.into_inner();
     let conditions = status.status.context("a status")?.conditions;
     let network = conditions.iter().find(|condition| condition.r#type == "NetworkReady").context("a condition of the network")?;
