@@ -1,20 +1,21 @@
 //! Which pod has which addresses.
 //!
 //! Invariants of [`AddressPool`]:
-//! - an address belongs to at most one pod; the network address, the gateway (the first host address) and, for IPv4,
+//! - an address belongs to at most one pod, and only that pod's release frees it; the network address, the gateway (the first host address) and, for IPv4,
 //!   the broadcast address belong to none;
 //! - a freed address is not given again before the rest of its subnet has been gone through;
 //! - a change of subnets touches new reservations only: addresses outside are still tracked until they are released.
 //!
 //! The pool does no I/O and does not know about links: the caller releases an address once its link is gone.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ConfigError, PoolError};
+use crate::owner::Owner;
 
 /// How many pods one bridge takes: the kernel's `BR_MAX_PORTS` is 1,024 and port numbers start at 1.
 pub const PODS_MAX: usize = 1023;
@@ -151,12 +152,12 @@ impl Range {
 
     /// The next free offset after the one given last, round the end. At most one step more than there are addresses
     /// taken, so the size of the subnet does not matter.
-    fn next_free(&self, taken: &BTreeSet<IpAddr>) -> Option<u128> {
+    fn next_free(&self, taken: &BTreeMap<IpAddr, Owner>) -> Option<u128> {
         let last = last_offset(self.subnet);
         let mut offset = self.last_given;
         for _ in 0..=taken.len() {
             offset = if offset >= last { 2 } else { offset + 1 };
-            if !taken.contains(&address_at(self.subnet, offset)) {
+            if !taken.contains_key(&address_at(self.subnet, offset)) {
                 return Some(offset);
             }
         }
@@ -175,9 +176,8 @@ impl Range {
 #[derive(Debug, Clone)]
 pub struct AddressPool {
     ranges: Vec<Range>,
-    taken: BTreeSet<IpAddr>,
-    /// The primary address of every pod, to count pods.
-    pods: HashSet<IpAddr>,
+    taken: BTreeMap<IpAddr, Owner>,
+    pods: BTreeMap<Owner, PodAddresses>,
 }
 
 impl AddressPool {
@@ -188,16 +188,19 @@ impl AddressPool {
     pub fn new(subnets: &[IpNetwork]) -> Result<Self, ConfigError> {
         validate_subnets(subnets)?;
         let ranges = subnets.iter().copied().map(Range::new).collect();
-        Ok(Self { ranges, taken: BTreeSet::new(), pods: HashSet::new() })
+        Ok(Self { ranges, taken: BTreeMap::new(), pods: BTreeMap::new() })
     }
 
-    /// Gives one address out of each subnet, or nothing at all.
+    /// Gives `owner` one address out of each subnet, or nothing at all. An owner that has addresses keeps those.
     ///
     /// # Errors
     /// [`PoolError::SubnetFull`] and [`PoolError::TooManyPods`]; the pool is unchanged then.
-    pub fn reserve(&mut self) -> Result<PodAddresses, PoolError> {
+    pub fn reserve(&mut self, owner: &Owner) -> Result<PodAddresses, PoolError> {
+        if let Some(addresses) = self.pods.get(owner) {
+            return Ok(addresses.clone());
+        }
         if self.pods.len() >= PODS_MAX {
-            return Err(PoolError::TooManyPods);
+            return Err(PoolError::TooManyPods { pods_max: PODS_MAX });
         }
         let mut offsets = Vec::with_capacity(self.ranges.len());
         for range in &self.ranges {
@@ -207,40 +210,55 @@ impl AddressPool {
         let mut addresses = Vec::with_capacity(offsets.len());
         for (range, offset) in self.ranges.iter_mut().zip(offsets) {
             range.last_given = offset;
-            let ip = address_at(range.subnet, offset);
-            self.taken.insert(ip);
-            let address = IpNetwork::new(ip, range.subnet.prefix());
+            let address = IpNetwork::new(address_at(range.subnet, offset), range.subnet.prefix());
             addresses.push(address.expect("the prefix length is that of a network of the same family"));
         }
         let addresses = PodAddresses::new(addresses)?;
-        self.pods.insert(addresses.primary());
+        self.enter(owner, &addresses);
         Ok(addresses)
     }
 
-    /// Takes addresses that a pod already has, from the records, inside the subnets or not. All or none.
+    /// Takes addresses that `owner` already has, from the records, inside the subnets or not. All or none. The first to
+    /// claim an address has it: restore those first whose claim is the better one.
     ///
     /// # Errors
     /// [`PoolError::Taken`] when another pod has one of them.
-    pub fn restore(&mut self, addresses: &PodAddresses) -> Result<(), PoolError> {
-        let ips = || addresses.as_slice().iter().map(IpNetwork::ip);
-        if let Some(address) = ips().find(|ip| self.taken.contains(ip)) {
-            return Err(PoolError::Taken { address });
+    pub fn restore(&mut self, owner: &Owner, addresses: &PodAddresses) -> Result<(), PoolError> {
+        for address in addresses.as_slice().iter().map(IpNetwork::ip) {
+            if let Some(other) = self.taken.get(&address).filter(|other| *other != owner) {
+                return Err(PoolError::Taken { address, owner: other.clone() });
+            }
         }
-        for ip in ips() {
-            self.taken.insert(ip);
-            self.ranges.iter_mut().for_each(|range| range.note(ip));
+        self.release(owner);
+        for address in addresses.as_slice() {
+            self.ranges.iter_mut().for_each(|range| range.note(address.ip()));
         }
-        self.pods.insert(addresses.primary());
+        self.enter(owner, addresses);
         Ok(())
     }
 
-    /// Frees a pod's addresses. Freeing what is free already is nothing, but once somebody else was given them it would
-    /// free theirs: release once, after the link is gone.
-    pub fn release(&mut self, addresses: &PodAddresses) {
-        for address in addresses.as_slice() {
+    fn enter(&mut self, owner: &Owner, addresses: &PodAddresses) {
+        self.taken.extend(addresses.as_slice().iter().map(|address| (address.ip(), owner.clone())));
+        self.pods.insert(owner.clone(), addresses.clone());
+    }
+
+    /// Frees what `owner` has, after its link is gone. One that has nothing, or no more, frees nothing.
+    pub fn release(&mut self, owner: &Owner) {
+        for address in self.pods.remove(owner).iter().flat_map(PodAddresses::as_slice) {
             self.taken.remove(&address.ip());
         }
-        self.pods.remove(&addresses.primary());
+    }
+
+    /// What `owner` has.
+    #[must_use]
+    pub fn addresses(&self, owner: &Owner) -> Option<&PodAddresses> {
+        self.pods.get(owner)
+    }
+
+    /// Whether a pod has this address.
+    #[must_use]
+    pub fn is_taken(&self, address: IpAddr) -> bool {
+        self.taken.contains_key(&address)
     }
 
     /// From now on pods get addresses out of `subnets`; those that have others keep them until they are released.
@@ -253,7 +271,7 @@ impl AddressPool {
             let known = self.ranges.iter().find(|range| range.subnet == subnet);
             known.cloned().unwrap_or_else(|| {
                 let mut range = Range::new(subnet);
-                self.taken.iter().for_each(|&ip| range.note(ip));
+                self.taken.keys().for_each(|&ip| range.note(ip));
                 range
             })
         });

@@ -13,8 +13,9 @@
 //! - the bridge has its own MAC and MTU, whatever ports come and go;
 //! - the networks of the bridge's addresses are the pod networks: gateway addresses of subnets no longer configured
 //!   stay, and so does masquerade for their pods, until the bridge is removed;
-//! - what exists is asked of the kernel. The only memory is which pod has which neighbour entry, to take the entry away
-//!   when the pod's namespace, and the link with it, is gone already.
+//! - what exists is asked of the kernel, what a pod has of the caller: nothing is remembered here;
+//! - a bridge that somebody deletes is missed, not replaced: the caller asks whether it [stands](Bridge::stands), opens it
+//!   anew and puts the pods' links, which the kernel keeps, on it again.
 //!
 //! Netlink does its work before `send` returns. What is done for a pod is done on threads that may wait; what is done for
 //! the bridge, once, on the caller's.
@@ -22,13 +23,12 @@
 mod attach;
 mod config;
 mod firewall;
+mod orphan;
 mod port;
 mod uplink;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use rtnetlink::LinkBridge;
@@ -57,7 +57,6 @@ struct Shared {
     rtnl: Rtnl,
     /// Held while the bridge's addresses and, from them, the rules are changed.
     firewall: tokio::sync::Mutex<NftSocket>,
-    neighbours: Mutex<HashMap<String, Ipv4Addr>>,
 }
 
 impl fmt::Debug for Bridge {
@@ -92,14 +91,7 @@ impl Bridge {
         set_bridge_sysctls(name, &config.subnets).map_err(sysctls)?;
         let started = rtnl.set_mtu_and_up(index, mtu_bytes).await;
         started.map_err(|source| BridgeError::Start { bridge: name.clone(), mtu_bytes, source })?;
-        let shared = Shared {
-            name: name.clone(),
-            index,
-            mtu_bytes,
-            rtnl,
-            firewall: tokio::sync::Mutex::new(firewall),
-            neighbours: Mutex::default(),
-        };
+        let shared = Shared { name: name.clone(), index, mtu_bytes, rtnl, firewall: tokio::sync::Mutex::new(firewall) };
         let bridge = Self { shared: Arc::new(shared) };
         bridge.set_subnets(&config.subnets).await?;
         bridge.delete_half_made_ports().await?;
@@ -112,9 +104,14 @@ impl Bridge {
     /// # Errors
     /// Names the step. What was done until then stays and is harmless; the call can be repeated.
     pub async fn set_subnets(&self, subnets: &[IpNetwork]) -> Result<(), BridgeError> {
+        validate_subnets(subnets).map_err(|source| BridgeError::Config { bridge: self.shared.name.clone(), source })?;
+        self.serve(subnets).await
+    }
+
+    /// As [`Bridge::set_subnets`], of subnets that were checked or are in use.
+    async fn serve(&self, subnets: &[IpNetwork]) -> Result<(), BridgeError> {
         let Shared { name, index, rtnl, .. } = &*self.shared;
         let bridge = || name.clone();
-        validate_subnets(subnets).map_err(|source| BridgeError::Config { bridge: bridge(), source })?;
         let sysctls = |source| BridgeError::Sysctl { bridge: name.clone(), source };
         let firewall = self.shared.firewall.lock().await;
         set_bridge_sysctls(name, subnets).map_err(sysctls)?;
@@ -156,6 +153,24 @@ impl Bridge {
         }
         let removed = firewall::remove(&firewall, name);
         removed.map_err(|source| BridgeError::Firewall { bridge: name.clone(), source })
+    }
+
+    /// Whether the bridge is still the one that was opened. One that was deleted, and perhaps made again, takes no pod any
+    /// more: open it anew.
+    ///
+    /// # Errors
+    /// The kernel would not tell.
+    pub async fn stands(&self) -> Result<bool, BridgeError> {
+        let Shared { name, index, rtnl, .. } = &*self.shared;
+        let link = rtnl.link(name).await;
+        let link = link.map_err(|source| BridgeError::GetLink { link: name.clone(), source })?;
+        Ok(link.is_some_and(|link| link.header.index == *index))
+    }
+
+    /// The bridge's link index: another one each time that it is made.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.shared.index
     }
 
     /// The bridge's link name.

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 
-use crate::address::PODS_MAX;
+use crate::owner::Owner;
 
 /// A bridge configuration that cannot work.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -45,6 +46,42 @@ pub enum ConfigError {
     },
 }
 
+/// A bridge cannot be claimed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// The network namespace cannot be told from others.
+    #[error("look at the network namespace")]
+    Namespace {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file that stands for bridges of this name cannot be opened.
+    #[error("open {path}", path = .path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel would not lock it.
+    #[error("lock {path} for bridge {bridge}", path = .path.display())]
+    Lock {
+        /// Name of the bridge.
+        bridge: String,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Somebody else has claimed it.
+    #[error("bridge {bridge} is served by another process in this network namespace: give each its own bridge and subnets")]
+    Taken {
+        /// Name of the bridge.
+        bridge: String,
+    },
+}
+
 /// The pool cannot give, or take, these addresses.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -56,13 +93,18 @@ pub enum PoolError {
         subnet: IpNetwork,
     },
     /// A bridge has no port for one more.
-    #[error("{PODS_MAX} pods are all that one bridge takes")]
-    TooManyPods,
+    #[error("{pods_max} pods are all that one bridge takes")]
+    TooManyPods {
+        /// How many it takes.
+        pods_max: usize,
+    },
     /// Two records claim the same address.
-    #[error("address {address} belongs to another pod already")]
+    #[error("address {address} belongs to pod {owner} already")]
     Taken {
         /// The address in question.
         address: IpAddr,
+        /// Whose it is.
+        owner: Owner,
     },
     /// A pod without any address.
     #[error("a pod needs at least one address")]
@@ -309,12 +351,14 @@ pub enum BridgeError {
         id: String,
     },
     /// The bridge has all the ports the kernel allows.
-    #[error("bridge {bridge} has no port left for sandbox {id}: {PODS_MAX} are all it takes")]
+    #[error("bridge {bridge} has no port left for sandbox {id}: {pods_max} are all it takes")]
     BridgeFull {
         /// Name of the bridge.
         bridge: String,
         /// The pod.
         id: String,
+        /// How many it takes.
+        pods_max: usize,
     },
     /// The link name belongs to another pod or to somebody else.
     #[error("link {link} exists and is not that of sandbox {id}")]
@@ -359,6 +403,44 @@ pub enum BridgeError {
         bridge: String,
         /// The pod's address.
         address: IpAddr,
+        /// The pod.
+        id: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The entries that tell where pods are cannot be read.
+    #[error("list the neighbours of bridge {bridge}")]
+    ListNeighbours {
+        /// Name of the bridge.
+        bridge: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// An entry of an address that no pod has cannot be deleted.
+    #[error("delete neighbour {address} from bridge {bridge}")]
+    DeleteNeighbour {
+        /// Name of the bridge.
+        bridge: String,
+        /// The address.
+        address: IpAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The links cannot be listed to find those that lost their bridge.
+    #[error("list links that belong on bridge {bridge}")]
+    ListOrphans {
+        /// Name of the bridge.
+        bridge: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A link that lost its bridge cannot be made a port of the new one.
+    #[error("put link {link} of sandbox {id} on bridge {bridge} again")]
+    Reattach {
+        /// Name of the bridge.
+        bridge: String,
+        /// Name of the link.
+        link: String,
         /// The pod.
         id: String,
         /// What the kernel said.

@@ -2,6 +2,7 @@
 //!
 //! - [`AddressPool`] decides which pod has which addresses. It is plain memory; whoever keeps the records restores it.
 //! - [`Bridge`] is the built-in backend: one Linux bridge, a veth pair per pod, masquerade for what leaves the node.
+//! - [`BridgeClaim`] keeps a second daemon from a bridge that one serves already.
 //! - [`loopback_up`] brings up `lo` in a namespace, whatever the backend.
 //!
 //! A backend that calls CNI plugins would stand beside `bridge` as `cni`; both speak in [`PodAddresses`], pod ids and
@@ -15,15 +16,19 @@
 
 mod address;
 mod bridge;
+mod claim;
 mod error;
 mod mac;
+mod owner;
 mod pod;
 mod rtnl;
 mod sysctl;
 
 pub use address::{AddressPool, PODS_MAX, PodAddresses};
 pub use bridge::{Attachment, Bridge, BridgeConfig};
-pub use error::{BridgeError, ConfigError, FirewallError, PodNetnsError, PoolError, SysctlError};
+pub use claim::BridgeClaim;
+pub use error::{BridgeError, ClaimError, ConfigError, FirewallError, PodNetnsError, PoolError, SysctlError};
 pub use ipnetwork::IpNetwork;
 pub use mac::{MacAddress, ParseMacError};
+pub use owner::Owner;
 pub use pod::loopback_up;

@@ -1,13 +1,13 @@
 //! Ethernet addresses derived from IP addresses.
 //!
-//! A pod that gets the address of one that went away also gets its MAC, so no neighbour table is ever stale. The host
-//! end of the veth pair is derived likewise; when a port is removed its MAC tells which address it served.
+//! A pod that gets the address of one that went away also gets its MAC, so no neighbour table is ever stale, and an entry
+//! that we made for an address can be told from one that somebody else did. The host end of the veth pair is derived likewise.
 //!
 //! The first two bytes tell what the link is. The kernel sets a MAC in the same moment as it makes a link, but an alias
 //! only later: so they are also the mark of what is ours.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -71,12 +71,6 @@ impl MacAddress {
         Self([a, b, c, d, e, f])
     }
 
-    /// The IPv4 address that [`MacAddress::of_port`] was given, if `bytes` is the MAC of such a port.
-    pub(crate) fn port_ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
-        let address = bytes.strip_prefix(&PORT_PREFIX)?;
-        <[u8; 4]>::try_from(address).ok().map(Ipv4Addr::from)
-    }
-
     /// The six bytes in transmission order.
     #[must_use]
     pub fn octets(self) -> [u8; 6] {
@@ -135,13 +129,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_mac_tells_the_pods_ipv4() {
-        let address = Ipv4Addr::new(10, 88, 1, 7);
-        let port = MacAddress::of_port(address.into());
-        assert_eq!(MacAddress::port_ipv4(&port.octets()), Some(address));
-        let pod = MacAddress::of_pod(address.into());
-        assert_eq!(pod.to_string(), "0a:58:0a:58:01:07");
-        assert_eq!(MacAddress::port_ipv4(&pod.octets()), None);
+    fn the_mac_tells_what_the_link_is_and_ends_in_the_address() {
+        let address = IpAddr::from([10, 88, 1, 7]);
+        assert_eq!(MacAddress::of_pod(address).to_string(), "0a:58:0a:58:01:07");
+        let (port, bridge) = (MacAddress::of_port(address), MacAddress::of_bridge(address));
+        assert!(MacAddress::is_port(&port.octets()) && !MacAddress::is_port(&bridge.octets()));
+        assert!(MacAddress::is_bridge(&bridge.octets()) && !MacAddress::is_bridge(&port.octets()));
     }
 
     #[test]

@@ -8,13 +8,14 @@
 mod direct;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, State};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use tokio::task::JoinHandle;
@@ -87,6 +88,18 @@ impl Rtnl {
         Ok(links.into_iter().filter(|link| controller(link) == Some(bridge)).collect())
     }
 
+    /// Every link of the namespace.
+    pub(crate) async fn links(&self) -> io::Result<Vec<LinkMessage>> {
+        self.handle.link().get().execute().try_collect().await.map_err(errno)
+    }
+
+    /// The permanent IPv4 neighbours of a link, each with its link-layer address.
+    pub(crate) async fn permanent_neighbours(&self, index: u32) -> io::Result<Vec<(Ipv4Addr, Vec<u8>)>> {
+        let messages: Vec<_> = self.handle.neighbours().get().execute().try_collect().await.map_err(errno)?;
+        let permanent = messages.iter().filter(|entry| entry.header.ifindex == index && entry.header.state == NeighbourState::Permanent);
+        Ok(permanent.filter_map(ipv4_neighbour).collect())
+    }
+
     pub(crate) async fn create_link(&self, link: LinkMessage) -> io::Result<()> {
         self.handle.link().add(link).execute().await.map_err(errno)
     }
@@ -131,6 +144,18 @@ impl Rtnl {
         message.header.address_family = family;
         self.handle.route().get(message).execute().try_collect().await.map_err(errno)
     }
+}
+
+fn ipv4_neighbour(entry: &NeighbourMessage) -> Option<(Ipv4Addr, Vec<u8>)> {
+    let address = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        _ => None,
+    })?;
+    let mac = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(mac) => Some(mac.clone()),
+        _ => None,
+    })?;
+    Some((address, mac))
 }
 
 /// What a link says of itself.

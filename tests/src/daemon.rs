@@ -443,5 +443,7 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         self.footprint().erase();
+        // The name is this daemon's alone, and stays otherwise: that is what keeps claims simple.
+        let _ = std::fs::remove_file(Path::new("/run/podbox-bridges").join(&self.bridge));
     }
 }

@@ -157,3 +157,40 @@ async fn what_leaves_the_node_carries_the_nodes_address() -> Result<()> {
     }
     Ok(())
 }
+
+/// Somebody deletes the bridge: the next pod gets a network, and those that run have theirs again.
+#[tokio::test]
+async fn a_deleted_bridge_is_made_again_and_the_pods_that_run_hang_on_it() -> Result<()> {
+    let mut daemon = Daemon::for_test().await?;
+    let before = daemon.run_pod(&PodSpec::new("before")).await?;
+    let client = before.run(&ContainerSpec::sleeper("client")).await?;
+    let delete = format!("link delete {}", daemon.bridge());
+    ip(daemon.network(), &delete)?;
+    let after = daemon.run_pod(&PodSpec::new("after")).await?;
+    let target = after.ips().await?.remove(0);
+    let ping = async |client: &podbox_tests::Container, why: &str| -> Result<()> {
+        ensure!(client.exec(&["/bin/ping", "-c1", "-W5", &target]).await?.code == 0, "{why}");
+        Ok(())
+    };
+    ping(&client, "the pod of before reaches the new one").await?;
+    // Nobody wants a pod, but somebody asks how it is.
+    ip(daemon.network(), &delete)?;
+    let status = daemon.runtime().status(podbox_proto::v1::StatusRequest { verbose: false }).await?.into_inner();
+    let conditions = status.status.context("a status")?.conditions;
+    assert!(conditions.iter().all(|condition| condition.status), "{conditions:?}");
+    ping(&client, "Status has mended it").await?;
+    // And one that was deleted while there was no daemon.
+    daemon.kill_9()?;
+    ip(daemon.network(), &delete)?;
+    daemon.start_again().await?;
+    ping(&client, "the next daemon has mended it").await?;
+    // What cannot be mended is said.
+    ip(daemon.network(), &delete)?;
+    ip(daemon.network(), &format!("link add {} type bridge", daemon.bridge()))?;
+    let status = daemon.runtime().status(podbox_proto::v1::StatusRequest { verbose: false }).await?.into_inner();
+    let conditions = status.status.context("a status")?.conditions;
+    let network = conditions.iter().find(|condition| condition.r#type == "NetworkReady").context("a condition of the network")?;
+    assert!(!network.status && network.message.contains(daemon.bridge()), "{network:?}");
+    after.end().await?;
+    Ok(before.end().await?)
+}

@@ -331,3 +331,77 @@ async fn daemons_with_different_files_live_side_by_side_in_one_network_namespace
     of_b.end().await?;
     Ok(again.end().await?)
 }
+
+#[tokio::test]
+async fn a_second_daemon_on_the_same_bridge_is_refused_and_a_killed_one_does_not_block_it() -> Result<()> {
+    let network = Arc::new(NetworkNamespace::new()?);
+    let options = |subnet: &str| DaemonOptions { show_log: true, ..DaemonOptions::default() }.subnets(&[subnet]);
+    let mut first = Daemon::prepare_in(&options("10.206.0.0/24"), network.clone())?;
+    let second = Daemon::prepare_in(&options("10.207.0.0/24"), network)?;
+    let config = std::fs::read_to_string(second.config_file())?.replace(second.bridge(), first.bridge());
+    std::fs::write(second.config_file(), config)?;
+    first.start_again().await?;
+    first.import(&TestImage::default())?;
+    let pod = first.run_pod(&PodSpec::new("pod")).await?;
+    let output = second.network().run(|| second.command(&["serve"]).output().context("execute podbox"))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains(&format!("bridge {}", first.bridge())), "{said}");
+    first.restart().await?;
+    assert_eq!(pod.state().await?, PodSandboxState::SandboxReady);
+    // The same name in another network namespace is another bridge.
+    let elsewhere = NetworkNamespace::new()?;
+    let mut child = elsewhere.run(|| second.command(&["serve"]).spawn().context("execute podbox"))?;
+    let client = second.client();
+    let answered = wait::until("the other daemon answers", || async { client.version().await.ok() }).await;
+    child.kill()?;
+    child.wait()?;
+    answered?;
+    Ok(pod.end().await?)
+}
+
+/// A pod that was stopped, and whose record does not say so, must not give away what another was given meanwhile.
+#[tokio::test]
+async fn of_two_pods_on_record_with_one_address_the_living_keeps_it() -> Result<()> {
+    let mut daemon = Daemon::for_test_with(DaemonOptions::default().subnets(&["10.208.0.0/30"])).await?;
+    let ended = daemon.run_pod(&PodSpec::new("ended")).await?;
+    let record = daemon.state_dir().join("pods").join(&ended.id).join("sandbox.json");
+    let stale = std::fs::read(&record)?;
+    ended.stop().await?;
+    let spec = PodSpec::new("living");
+    let living = wait::until("the address is free", || async { daemon.run_pod(&spec).await.ok() }).await?;
+    daemon.kill_9()?;
+    std::fs::write(&record, stale)?;
+    daemon.start_again().await?;
+    ended.end().await?;
+    assert_eq!(living.state().await?, PodSandboxState::SandboxReady);
+    // Time for a release that comes after the answer: none may come.
+    for _ in 0..5 {
+        assert!(daemon.run_pod(&PodSpec::new("third")).await.is_err(), "the only address is taken");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let container = living.run(&ContainerSpec::sleeper("a")).await?;
+    assert_eq!(container.exec(&["/bin/ping", "-c1", "-W5", "10.208.0.1"]).await?.code, 0);
+    living.end().await?;
+    let third = PodSpec::new("third");
+    wait::until("the address is free", || async { daemon.run_pod(&third).await.ok() }).await?.end().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn subnets_of_the_kubelet_that_hide_those_of_the_file_are_told_at_the_start() -> Result<()> {
+    let mut daemon = Daemon::for_test_with(DaemonOptions::default().subnets(&["10.209.0.0/24"])).await?;
+    let network_config = podbox_proto::v1::NetworkConfig { pod_cidr: "10.210.0.0/24".to_owned() };
+    let runtime_config = podbox_proto::v1::RuntimeConfig { network_config: Some(network_config) };
+    let request = podbox_proto::v1::UpdateRuntimeConfigRequest { runtime_config: Some(runtime_config) };
+    daemon.runtime().update_runtime_config(request).await?;
+    let file = daemon.state_dir().join("network.json");
+    daemon.restart().await?;
+    for words in ["10.209.0.0", "10.210.0.0", &*file.to_string_lossy()] {
+        assert!(daemon.log().lines().any(|line| line.contains("network.subnets") && line.contains(words)), "{words}");
+    }
+    daemon.kill_9()?;
+    std::fs::remove_file(file)?;
+    daemon.start_again().await?;
+    assert!(daemon.run_pod(&PodSpec::new("pod")).await?.ips().await?[0].starts_with("10.209."));
+    Ok(())
+}

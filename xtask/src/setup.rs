@@ -1,6 +1,7 @@
 //! What the commands need of the machine, and where it is missing, its installation from Debian's packages.
 //!
-//! Here is what it takes to build podbox; what it takes to run and look at pods, the tests' crate knows and installs. A need is looked for by what it is, not by its package, so that a machine that is no Debian does as well if it has all of it.
+//! Here is what it takes to build podbox; what it takes to run and look at pods, the tests' crate knows and installs. A need is
+//! looked for by what it is, not by its package, so that a machine that is no Debian does as well if it has all of it.
 //! Nothing is installed, and the package lists are not fetched, where nothing is missing.
 
 use anyhow::{Context, Result, bail, ensure};

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::port::{self, Port};
 use super::{Bridge, Shared};
-use crate::address::PodAddresses;
+use crate::address::{PODS_MAX, PodAddresses};
 use crate::error::BridgeError;
 use crate::mac::MacAddress;
 use crate::pod;
@@ -63,15 +63,17 @@ impl Bridge {
         attached.map_err(|source| BridgeError::Pod { id: id.to_owned(), source })?
     }
 
-    /// Takes the pod `id` off the bridge by deleting its veth pair. Nothing there is fine, and a link of the same name
-    /// that is not this pod's is left alone. Its addresses may be given to another pod afterwards.
+    /// Takes the pod `id` off the bridge by deleting its veth pair, and the entry that says where `addresses` are: those that
+    /// are this pod's, `None` if none is. Nothing there is fine, and a link of the same name that is not this pod's is left
+    /// alone. The addresses may be given to another pod afterwards.
     ///
     /// # Errors
     /// The kernel would not tell about the link, or not delete it.
-    pub async fn detach(&self, id: &str) -> Result<(), BridgeError> {
+    pub async fn detach(&self, id: &str, addresses: Option<&PodAddresses>) -> Result<(), BridgeError> {
         let name = port::name(id)?;
+        let address = addresses.and_then(PodAddresses::first_ipv4);
         let (bridge, owned_id) = (self.clone(), id.to_owned());
-        let detached = pod::on_own_thread(move || bridge.detach_here(&bridge.open_direct()?, &name, &owned_id)).await;
+        let detached = pod::on_own_thread(move || bridge.detach_here(&bridge.open_direct()?, &name, &owned_id, address)).await;
         detached.map_err(|source| BridgeError::Pod { id: id.to_owned(), source })?
     }
 
@@ -105,7 +107,7 @@ impl Bridge {
         Ok(())
     }
 
-    fn open_direct(&self) -> Result<DirectRtnl, BridgeError> {
+    pub(super) fn open_direct(&self) -> Result<DirectRtnl, BridgeError> {
         DirectRtnl::open().map_err(|source| BridgeError::Open { bridge: self.shared.name.clone(), source })
     }
 
@@ -115,7 +117,7 @@ impl Bridge {
         self.create(&node, &port, netns)?;
         if let Err(error) = self.set_up(&node, &port, netns) {
             // What failed first is worth telling; should this fail too, the caller's own detach reports it.
-            let _ = self.detach_here(&node, &port.name, &port.id);
+            let _ = self.detach_here(&node, &port.name, &port.id, port.addresses.first_ipv4());
             return Err(error);
         }
         let mac = port.pod_mac();
@@ -123,25 +125,20 @@ impl Bridge {
     }
 
     /// The kernel does not return before nobody can be using the link any more, some 20 ms.
-    fn detach_here(&self, node: &DirectRtnl, name: &str, id: &str) -> Result<(), BridgeError> {
+    ///
+    /// The link may be gone, with the pod's namespace, and the entry for its address still stand.
+    fn detach_here(&self, node: &DirectRtnl, name: &str, id: &str, address: Option<Ipv4Addr>) -> Result<(), BridgeError> {
         let index = self.shared.index;
         let failed = |source| BridgeError::DeletePort { link: name.to_owned(), id: id.to_owned(), source };
         let found = node.link(name);
         let found = found.map_err(|source| BridgeError::GetLink { link: name.to_owned(), source })?;
-        let mut neighbour = self.forget_neighbour(id);
         if let Some(link) = found.filter(|link| port::is_of(link, id, index)) {
             match node.order(Order::delete_link(link.header.index)) {
                 Err(error) if !is_no_device(&error) => return Err(failed(error)),
-                _ => neighbour = neighbour.or_else(|| rtnl::mac(&link).and_then(MacAddress::port_ipv4)),
+                _ => {}
             }
         }
-        let Some(address) = neighbour else {
-            return Ok(());
-        };
-        match node.order(Order::delete_neighbour(index, address)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound && !is_no_device(&error) => Err(failed(error)),
-            _ => Ok(()),
-        }
+        address.map_or(Ok(()), |address| delete_neighbour(node, index, address)).map_err(failed)
     }
 
     /// Makes the pair, in place of one that an earlier attempt for the same pod left.
@@ -156,13 +153,13 @@ impl Bridge {
                 if !port::is_of(&existing, &port.id, port.bridge_index) {
                     return Err(BridgeError::ForeignPort { link, id });
                 }
-                self.detach_here(node, &port.name, &port.id)?;
+                self.detach_here(node, &port.name, &port.id, port.addresses.first_ipv4())?;
                 created = node.order(Order::create_link(port.creation(netns)));
             }
         }
         created.map_err(|error| {
             if rtnl::is_bridge_full(&error) {
-                BridgeError::BridgeFull { bridge: self.shared.name.clone(), id }
+                BridgeError::BridgeFull { bridge: self.shared.name.clone(), id, pods_max: PODS_MAX }
             } else {
                 BridgeError::CreatePort { link, id, source: error }
             }
@@ -181,17 +178,20 @@ impl Bridge {
 
     /// Lets the bridge answer ARP for the pod, and the node reach it without asking.
     fn add_neighbour(&self, node: &DirectRtnl, port: &Port) -> Result<(), BridgeError> {
-        let Shared { name, index, neighbours, .. } = &*self.shared;
+        let Shared { name, index, .. } = &*self.shared;
         let Some(address) = port.addresses.first_ipv4() else {
             return Ok(());
         };
-        neighbours.lock().expect("nobody panics while holding it").insert(port.id.clone(), address);
         let set = node.order(Order::set_neighbour(*index, address, port.pod_mac().octets()));
         set.map_err(|source| BridgeError::AddNeighbour { bridge: name.clone(), address: address.into(), id: port.id.clone(), source })
     }
+}
 
-    fn forget_neighbour(&self, id: &str) -> Option<Ipv4Addr> {
-        self.shared.neighbours.lock().expect("nobody panics while holding it").remove(id)
+/// No entry, or no bridge any more, is fine.
+pub(super) fn delete_neighbour(node: &DirectRtnl, index: u32, address: Ipv4Addr) -> io::Result<()> {
+    match node.order(Order::delete_neighbour(index, address)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound && !is_no_device(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 

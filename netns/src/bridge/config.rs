@@ -11,7 +11,8 @@ const NAME_BYTES_MAX: usize = 15;
 /// One bridge: its name, and the subnets its pods get addresses out of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeConfig {
-    /// Link name: 1 to 15 bytes of letters, digits, `-`, `_` and `.`. Two daemons on one node need different names.
+    /// Link name: 1 to 15 bytes of letters, digits, `-`, `_` and `.`. Two daemons in one network namespace need different
+    /// names: [`BridgeClaim`](crate::BridgeClaim) sees to it.
     pub name: String,
     /// At least one, of either family, not overlapping. Every pod gets one address out of each; the first of each
     /// family has the pod's default route.

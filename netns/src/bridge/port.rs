@@ -40,10 +40,17 @@ pub(super) fn id_of(link: &LinkMessage) -> Option<&str> {
     (rtnl::name(link)? == expected).then_some(id)
 }
 
-/// Whether `link`, which has the name that `id` gives, is a port of that pod: by its alias or, half-made, by being a
-/// port of the bridge with a MAC of ours.
+/// Whether `link`, which has the name that `id` gives, is a port of that pod: by its alias or, half-made, by its MAC and by
+/// being a port of the bridge, or of none if the bridge was deleted meanwhile.
 pub(super) fn is_of(link: &LinkMessage, id: &str, bridge_index: u32) -> bool {
-    rtnl::alias(link) == Some(id) || (rtnl::controller(link) == Some(bridge_index) && is_half_made(link))
+    let is_here = rtnl::controller(link).is_none_or(|controller| controller == bridge_index);
+    rtnl::alias(link) == Some(id) || (is_here && is_half_made(link))
+}
+
+/// The id of the pod whose host end `link` is, if it is on no bridge: the one that it was on is gone.
+pub(super) fn orphan_id(link: &LinkMessage) -> Option<&str> {
+    let is_ours = rtnl::controller(link).is_none() && rtnl::mac(link).is_some_and(MacAddress::is_port);
+    id_of(link).filter(|_| is_ours)
 }
 
 /// Whether a port of the bridge is one whose making was cut short.
@@ -79,6 +86,11 @@ impl Port {
             .mtu(self.mtu_bytes)
             .controller(self.bridge_index)
             .build()
+    }
+
+    /// The message that puts a host end that stands on the bridge.
+    pub(super) fn enslave(&self) -> LinkMessage {
+        LinkUnspec::new_with_name(&self.name).controller(self.bridge_index).build()
     }
 
     /// The message that completes the host end and sets it going.

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use podbox_netns::{AddressPool, Bridge, BridgeError, PodAddresses};
+use podbox_netns::{AddressPool, Bridge, BridgeError, Owner, PodAddresses};
 
-use crate::node::{Node, Pod, config, mac, mtu, nft_rules, nft_tables, on_node};
+use crate::node::{Netns, Node, Pod, config, id, mac, mtu, nft_rules, nft_tables, on_node};
 
 const DUAL: [&str; 2] = ["10.88.0.0/16", "fd00:88::/64"];
 
@@ -15,7 +15,10 @@ fn futures_are_send(bridge: &Bridge, netns: std::os::fd::OwnedFd, addresses: &Po
     is_send(Bridge::open(&config("pods0", &[])));
     is_send(bridge.set_subnets(&[]));
     is_send(bridge.attach("", netns, addresses));
-    is_send(bridge.detach(""));
+    is_send(bridge.detach("", Some(addresses)));
+    is_send(bridge.orphans());
+    is_send(bridge.reattach("", addresses));
+    is_send(bridge.delete_stale_neighbours(|_| true));
     is_send(bridge.stale(|_| true));
     is_send(bridge.clone().remove());
 }
@@ -58,7 +61,7 @@ fn mac_and_mtu_of_the_bridge_stay_as_pods_come_and_go() {
         node.add_foreign_port("small0", node.index("pods0").await).await;
         let with_ports = node.link("pods0").await.unwrap();
         assert_eq!((mac(&with_ports), mtu(&with_ports)), (mac(&fresh), 9000), "a port of 1,500 has joined");
-        bridge.detach(&pod.id).await.unwrap();
+        pod.detach(&bridge).await;
         let empty = node.link("pods0").await.unwrap();
         assert_eq!((mac(&empty), mtu(&empty)), (mac(&fresh), 9000));
     });
@@ -158,6 +161,43 @@ fn two_bridges_do_not_meet() {
     });
 }
 
+/// Pods of an earlier subnet, too: their gateway went with the bridge.
+#[test]
+fn a_bridge_that_was_deleted_is_made_again_and_its_pods_are_put_on_it() {
+    on_node(async |node: Node| {
+        let bridge = Bridge::open(&config("pods0", &["10.77.0.0/24"])).await.unwrap();
+        let mut pool = AddressPool::new(&config("pods0", &["10.77.0.0/24"]).subnets).unwrap();
+        let early = Pod::attach(&bridge, &mut pool, 1).await;
+        let later = config("pods0", &DUAL);
+        bridge.set_subnets(&later.subnets).await.unwrap();
+        pool.set_subnets(&later.subnets).unwrap();
+        let pod = Pod::attach(&bridge, &mut pool, 2).await;
+        assert!(bridge.stands().await.unwrap() && bridge.orphans().await.unwrap().is_empty());
+        node.delete("pods0").await;
+        assert!(!bridge.stands().await.unwrap());
+        let netns = Netns::new();
+        bridge.attach(&id(3), netns.fd(), &pool.reserve(&Owner::new(&id(3))).unwrap()).await.unwrap_err();
+        let again = Bridge::open(&later).await.unwrap();
+        assert!(again.stands().await.unwrap() && !bridge.stands().await.unwrap());
+        let mut orphans = again.orphans().await.unwrap();
+        orphans.sort();
+        let mut expected = [early.id.clone(), pod.id.clone()];
+        expected.sort();
+        assert_eq!(orphans, expected, "and no rest of the attempt");
+        for pod in [&early, &pod] {
+            again.reattach(&pod.id, &pod.attachment.addresses).await.unwrap();
+        }
+        assert!(again.orphans().await.unwrap().is_empty());
+        let fresh = Pod::attach(&again, &mut pool, 4).await;
+        for (from, to) in [(&early, &fresh), (&fresh, &pod), (&pod, &early)] {
+            let (target, accepted) = to.netns.listen(to.ips()[0]);
+            from.netns.call(target).unwrap();
+            accepted.join().unwrap();
+        }
+        again.reattach(&id(5), &fresh.attachment.addresses).await.unwrap();
+    });
+}
+
 #[test]
 fn removal_waits_for_the_last_pod_and_leaves_nothing() {
     on_node(async |node: Node| {
@@ -168,7 +208,7 @@ fn removal_waits_for_the_last_pod_and_leaves_nothing() {
         let error = bridge.clone().remove().await.unwrap_err();
         assert!(matches!(&error, BridgeError::PortsRemain { link, .. } if *link == pod.attachment.host_ifname), "{error}");
         assert_eq!(nft_tables().len(), 2);
-        bridge.detach(&pod.id).await.unwrap();
+        pod.detach(&bridge).await;
         bridge.clone().remove().await.unwrap();
         assert_eq!(node.link_names().await, ["lo"]);
         assert!(nft_tables().is_empty());

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use netlink_bindings::nftables::{Nfgenmsg, OpGetruleDump, OpGettableDump, Request};
 use netlink_bindings::traits::{NetlinkRequest, Protocol};
 use nix::sched::{CloneFlags, setns, unshare};
-use podbox_netns::{AddressPool, Attachment, Bridge, BridgeConfig, IpNetwork};
+use podbox_netns::{AddressPool, Attachment, Bridge, BridgeConfig, IpNetwork, Owner};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
@@ -321,9 +321,13 @@ pub struct Pod {
 impl Pod {
     pub async fn attach(bridge: &Bridge, pool: &mut AddressPool, number: u64) -> Self {
         let (id, netns) = (id(number), Netns::new());
-        let addresses = pool.reserve().unwrap();
+        let addresses = pool.reserve(&Owner::new(&id)).unwrap();
         let attachment = bridge.attach(&id, netns.fd(), &addresses).await.unwrap();
         Self { id, netns, attachment }
+    }
+
+    pub async fn detach(&self, bridge: &Bridge) {
+        bridge.detach(&self.id, Some(&self.attachment.addresses)).await.unwrap();
     }
 
     pub fn ips(&self) -> Vec<IpAddr> {

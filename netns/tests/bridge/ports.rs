@@ -1,9 +1,10 @@
 //! What attach and detach make and leave.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use podbox_netns::{AddressPool, Attachment, Bridge, BridgeError, PodAddresses, PodNetnsError, loopback_up};
+use podbox_netns::{AddressPool, Attachment, Bridge, BridgeError, Owner, PodAddresses, PodNetnsError, loopback_up};
 
 use crate::node::{Netns, Node, Pod, alias, config, id, mac, mtu, name, on_node};
 
@@ -105,8 +106,8 @@ fn detach_can_be_repeated_and_leaves_nothing() {
         let (bridge, mut pool) = open(&V4).await;
         let pod = Pod::attach(&bridge, &mut pool, 1).await;
         assert_eq!(node.neighbours("pods0").await, pod.ips());
-        bridge.detach(&pod.id).await.unwrap();
-        bridge.detach(&pod.id).await.unwrap();
+        pod.detach(&bridge).await;
+        pod.detach(&bridge).await;
         assert_no_port(&node, &[]).await;
         assert!(node.neighbours("pods0").await.is_empty());
         assert!(pod.netns.ask(async |pod: Node| pod.link("eth0").await).is_none());
@@ -114,13 +115,16 @@ fn detach_can_be_repeated_and_leaves_nothing() {
 }
 
 #[test]
-fn a_restarted_daemon_detaches_without_any_memory() {
+fn a_restarted_daemon_detaches_what_is_left_of_a_pod() {
     on_node(async |node: Node| {
         let (bridge, mut pool) = open(&V4).await;
         let pod = Pod::attach(&bridge, &mut pool, 1).await;
         drop(bridge);
         let (bridge, _) = open(&V4).await;
-        bridge.detach(&pod.id).await.unwrap();
+        // With the pod's namespace, before anybody asked for it.
+        node.delete(&pod.attachment.host_ifname).await;
+        assert_eq!(node.neighbours("pods0").await, pod.ips());
+        pod.detach(&bridge).await;
         assert_no_port(&node, &[]).await;
         assert!(node.neighbours("pods0").await.is_empty());
     });
@@ -133,7 +137,7 @@ fn a_pod_whose_namespace_died_is_detached_like_any_other() {
         let pod = Pod::attach(&bridge, &mut pool, 1).await;
         // What the death of the namespace does to the pair, at once.
         node.delete(&pod.attachment.host_ifname).await;
-        bridge.detach(&pod.id).await.unwrap();
+        pod.detach(&bridge).await;
         assert_no_port(&node, &[]).await;
         assert!(node.neighbours("pods0").await.is_empty());
     });
@@ -146,9 +150,9 @@ fn a_link_of_that_name_that_is_not_the_pods_is_left_alone() {
         let id = id(1);
         let foreign = format!("pb{}", &id[..13]);
         node.add_foreign_link(&foreign).await;
-        bridge.detach(&id).await.unwrap();
+        bridge.detach(&id, None).await.unwrap();
         let netns = Netns::new();
-        let error = bridge.attach(&id, netns.fd(), &pool.reserve().unwrap()).await.unwrap_err();
+        let error = bridge.attach(&id, netns.fd(), &pool.reserve(&Owner::new("one-more")).unwrap()).await.unwrap_err();
         assert!(matches!(&error, BridgeError::ForeignPort { link, .. } if *link == foreign), "{error}");
         assert_no_port(&node, &[&foreign]).await;
     });
@@ -158,7 +162,7 @@ fn a_link_of_that_name_that_is_not_the_pods_is_left_alone() {
 fn a_failed_attach_leaves_no_link() {
     on_node(async |node: Node| {
         let (bridge, mut pool) = open(&V4).await;
-        let addresses = pool.reserve().unwrap();
+        let addresses = pool.reserve(&Owner::new("one-more")).unwrap();
         let not_a_netns = OwnedFd::from(File::open("/dev/null").unwrap());
         let error = bridge.attach(&id(1), not_a_netns, &addresses).await.unwrap_err();
         assert!(matches!(error, BridgeError::CreatePort { .. }), "{error}");
@@ -169,7 +173,7 @@ fn a_failed_attach_leaves_no_link() {
         let error = bridge.attach(&id(3), pod.netns.fd(), &addresses).await.unwrap_err();
         assert!(matches!(error, BridgeError::CreatePort { .. }), "{error}");
         assert_no_port(&node, &[&pod.attachment.host_ifname]).await;
-        bridge.detach(&pod.id).await.unwrap();
+        pod.detach(&bridge).await;
 
         // Fails inside the pod, late: one address cannot be given twice.
         let twice = PodAddresses::new(vec!["10.88.0.9/16".parse().unwrap(); 2]).unwrap();
@@ -184,7 +188,7 @@ fn a_failed_attach_leaves_no_link() {
 fn an_id_that_cannot_name_a_link_is_refused() {
     on_node(async |_| {
         let (bridge, mut pool) = open(&V4).await;
-        let addresses = pool.reserve().unwrap();
+        let addresses = pool.reserve(&Owner::new("one-more")).unwrap();
         for bad in ["", "short", "0123456789ab/cdef", &"0".repeat(256)] {
             let error = bridge.attach(bad, Netns::new().fd(), &addresses).await.unwrap_err();
             assert!(matches!(error, BridgeError::SandboxId { .. }), "{error}");
@@ -200,11 +204,11 @@ fn a_full_subnet_is_told_and_nothing_stays() {
         for number in 0..5 {
             pods.push(Pod::attach(&bridge, &mut pool, number).await);
         }
-        let error = pool.reserve().unwrap_err();
+        let error = pool.reserve(&Owner::new("one-more")).unwrap_err();
         assert_eq!(error.to_string(), "no free address in pod subnet 10.88.0.0/29");
         for pod in &pods {
-            bridge.detach(&pod.id).await.unwrap();
-            pool.release(&pod.attachment.addresses);
+            pod.detach(&bridge).await;
+            pool.release(&Owner::new(&pod.id));
         }
         assert_no_port(&node, &[]).await;
         assert_eq!(pool.pods(), 0);
@@ -220,7 +224,7 @@ fn the_pod_that_finds_no_port_is_refused_and_leaves_nothing() {
             node.add_foreign_port(&format!("port{port}"), index).await;
         }
         let links = node.link_names().await.len();
-        let error = bridge.attach(&id(1), Netns::new().fd(), &pool.reserve().unwrap()).await.unwrap_err();
+        let error = bridge.attach(&id(1), Netns::new().fd(), &pool.reserve(&Owner::new("one-more")).unwrap()).await.unwrap_err();
         assert!(matches!(&error, BridgeError::BridgeFull { bridge, .. } if bridge == "pods0"), "{error}");
         assert_eq!(node.link_names().await.len(), links);
         node.delete("port7").await;
@@ -239,8 +243,26 @@ fn only_what_is_ours_and_dead_is_stale() {
         node.add_foreign_port("foreign0", node.index("pods0").await).await;
         assert_eq!(bridge.stale(|id| id == live.id).await.unwrap(), [dead.id.as_str()]);
         assert_eq!(other.stale(|_| false).await.unwrap(), [elsewhere.id.as_str()]);
-        bridge.detach(&dead.id).await.unwrap();
+        dead.detach(&bridge).await;
         assert!(bridge.stale(|id| id == live.id).await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn entries_of_addresses_that_nobody_has_are_deleted_and_only_ours() {
+    on_node(async |node: Node| {
+        let (bridge, mut pool) = open(&V4).await;
+        let live = Pod::attach(&bridge, &mut pool, 1).await;
+        let dead = Pod::attach(&bridge, &mut pool, 2).await;
+        node.delete(&dead.attachment.host_ifname).await;
+        pool.release(&Owner::new(&dead.id));
+        let foreign: IpAddr = "10.88.7.7".parse().unwrap();
+        let index = node.index("pods0").await;
+        node.rtnl.neighbours().add(index, foreign).link_local_address(&[2, 0, 0, 0, 0, 1]).execute().await.unwrap();
+        bridge.delete_stale_neighbours(|address| pool.is_taken(address)).await.unwrap();
+        let mut left = node.neighbours("pods0").await;
+        left.sort();
+        assert_eq!(left, [live.ips()[0], foreign]);
     });
 }
 
@@ -250,7 +272,7 @@ fn many_pods_at_once() {
         let (bridge, mut pool) = open(&["10.88.0.0/16", "fd00:88::/64"]).await;
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..40 {
-            let (bridge, addresses) = (bridge.clone(), pool.reserve().unwrap());
+            let (bridge, addresses) = (bridge.clone(), pool.reserve(&Owner::new(&id(number))).unwrap());
             tasks.spawn(async move {
                 let (id, netns) = (id(number), Netns::new());
                 let attachment = bridge.attach(&id, netns.fd(), &addresses).await.unwrap();
@@ -261,10 +283,8 @@ fn many_pods_at_once() {
         let (target, accepted) = pods[0].netns.listen(pods[0].ips()[0]);
         pods[39].netns.call(target).unwrap();
         assert_eq!(accepted.join().unwrap(), pods[39].ips()[0]);
-        let detached = pods.iter().map(|pod| bridge.detach(&pod.id));
-        for result in futures_util::future::join_all(detached).await {
-            result.unwrap();
-        }
+        let detached = pods.iter().map(|pod| pod.detach(&bridge));
+        futures_util::future::join_all(detached).await;
         assert_no_port(&node, &[]).await;
     });
 }

@@ -16,6 +16,7 @@ use futures_util::{Stream, StreamExt};
 use ipnetwork::IpNetwork;
 use podbox_cgroup::Hierarchies;
 use podbox_image::{ImageStore, StoreOptions};
+use podbox_netns::BridgeClaim;
 use podbox_proto::FILE_DESCRIPTOR_SET;
 use podbox_proto::v1::image_service_server::ImageServiceServer;
 use podbox_proto::v1::runtime_service_server::RuntimeServiceServer;
@@ -36,6 +37,8 @@ const ANSWER_BYTES_MAX: usize = 33 * 1024 * 1024;
 /// How often, and how far apart, a lock is tried: two seconds in all.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Where claims on bridges are: the same for all daemons of the machine, and closed to all but root.
+const CLAIMS_DIR: &str = "/run/podbox-bridges";
 /// Calls given up on by one client at once, before its connection is closed.
 const RESETS_MAX: usize = 4096;
 /// After a connection could not be taken.
@@ -51,6 +54,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!(key, place, "this setting has no effect yet");
     }
     let _locks = take_directories(&config)?;
+    let _claim = claim_bridge(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(run(config));
     // Threads that wait for the kernel are not waited for.
@@ -89,16 +93,28 @@ fn take_directories(config: &Config) -> anyhow::Result<[File; 2]> {
 fn lock(path: &Path) -> anyhow::Result<File> {
     let lock = File::create(path).with_context(|| format!("open {}", path.display()))?;
     lock.set_permissions(Permissions::from_mode(0o600)).with_context(|| format!("protect {}", path.display()))?;
-    // A child that a killed daemon was just starting has the descriptor until it executes: a moment.
-    let mut tries = LOCK_TRIES;
-    while let Err(error) = lock.try_lock() {
-        tries -= 1;
-        if tries == 0 {
-            return Err(error).with_context(|| format!("{} is locked: another daemon serves this directory", path.display()));
+    patiently(|| lock.try_lock()).with_context(|| format!("{} is locked: another daemon serves this directory", path.display()))?;
+    Ok(lock)
+}
+
+/// Of two daemons on one bridge, each would take the other's links for leftovers, whatever their directories are.
+fn claim_bridge(config: &Config) -> anyhow::Result<BridgeClaim> {
+    let directory = Path::new(CLAIMS_DIR);
+    make_private(directory).with_context(|| format!("make the directory {CLAIMS_DIR}"))?;
+    patiently(|| BridgeClaim::take(directory, config.network.bridge.as_str())).context("network.bridge")
+}
+
+/// Tries for what another process may hold a moment longer: a child that a killed daemon was just starting has the daemon's
+/// descriptors until it executes.
+fn patiently<T, E>(mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    for _ in 1..LOCK_TRIES {
+        let outcome = attempt();
+        if outcome.is_ok() {
+            return outcome;
         }
         std::thread::sleep(LOCK_PAUSE);
     }
-    Ok(lock)
+    attempt()
 }
 
 fn make_private(directory: &Path) -> std::io::Result<()> {
@@ -138,17 +154,7 @@ fn discover(config: Config) -> anyhow::Result<Node> {
     let hierarchies = Hierarchies::discover().context("find the cgroup hierarchies")?;
     let options = StoreOptions { default_registry: config.image.default_registry.as_str().to_owned(), ..StoreOptions::default() };
     let layout = Layout::new(config.state_dir.as_ref().to_owned());
-    // What the kubelet said last holds, until it says otherwise.
-    let subnets = match read_record::<Vec<IpNetwork>>(&layout.network()) {
-        Ok(subnets) => {
-            tracing::info!(
-                ?subnets,
-                "pods get addresses of the subnets that UpdateRuntimeConfig named last, whatever the configuration says"
-            );
-            subnets
-        }
-        Err(_) => config.network.subnets.as_slice().to_vec(),
-    };
+    let subnets = pod_subnets(&config, &layout);
     Ok(Node {
         facts: discover_facts(&hierarchies).context("find out about the node")?,
         images: Arc::new(ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?),
@@ -158,6 +164,22 @@ fn discover(config: Config) -> anyhow::Result<Node> {
         layout,
         config,
     })
+}
+
+/// The subnets of new pods: what the kubelet said last holds, until it says otherwise.
+fn pod_subnets(config: &Config, layout: &Layout) -> Vec<IpNetwork> {
+    let configured = &config.network.subnets;
+    let path = layout.network();
+    let Ok(told) = read_record::<Vec<IpNetwork>>(&path) else { return configured.clone() };
+    if told != *configured {
+        tracing::warn!(
+            ?told,
+            ?configured,
+            "UpdateRuntimeConfig set other pod subnets than network.subnets, and those hold: to go back, remove {} and start the daemon again",
+            path.display()
+        );
+    }
+    told
 }
 
 /// Connections as they come. One that cannot be taken, for want of descriptors, would be offered again at once, and again.

@@ -1,9 +1,13 @@
-//! The pod network: the bridge, which is opened when it is first needed, and the pool of addresses.
+//! The pod network: the bridge, which is opened when it is first needed and again when somebody deleted it, and the pool of
+//! addresses.
+//!
+//! What a pod has is what the pool says. A record may claim more: an address that was given to another meanwhile.
 
+use crate::chain::Chain;
 use ipnetwork::IpNetwork;
-use podbox_netns::{AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, PodAddresses, PoolError};
+use podbox_netns::{AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, Owner, PodAddresses, PoolError};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 
 /// The network cannot do what is asked.
@@ -41,7 +45,8 @@ pub enum NetworkError {
 pub struct Network {
     name: String,
     pool: Mutex<AddressPool>,
-    bridge: OnceCell<Bridge>,
+    /// Replaced by an empty one when the bridge in it is found to be gone.
+    bridge: Mutex<Arc<OnceCell<Bridge>>>,
 }
 
 impl Network {
@@ -51,64 +56,113 @@ impl Network {
     /// The subnets overlap, are too small or are no networks.
     pub fn new(name: &str, subnets: &[IpNetwork]) -> Result<Self, NetworkError> {
         let pool = AddressPool::new(subnets).map_err(NetworkError::Subnets)?;
-        Ok(Self { name: name.to_owned(), pool: Mutex::new(pool), bridge: OnceCell::new() })
+        Ok(Self { name: name.to_owned(), pool: Mutex::new(pool), bridge: Mutex::default() })
     }
 
     fn pool(&self) -> MutexGuard<'_, AddressPool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The open bridge; opening is tried again after a failure.
+    fn bridge(&self) -> MutexGuard<'_, Arc<OnceCell<Bridge>>> {
+        self.bridge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bridge, which is looked at: one that was deleted is made again, and the pods that hung on it hang on the new one.
+    /// Opening is tried again after a failure.
     ///
     /// # Errors
     /// The bridge cannot be made.
-    pub async fn open(&self) -> Result<&Bridge, NetworkError> {
-        let config = || BridgeConfig { name: self.name.clone(), subnets: self.pool().subnets().collect() };
-        self.bridge.get_or_try_init(|| async { Bridge::open(&config()).await }).await.map_err(NetworkError::Bridge)
+    pub async fn open(&self) -> Result<Bridge, NetworkError> {
+        let bridge = self.opened().await?;
+        if bridge.stands().await.map_err(NetworkError::Bridge)? {
+            return Ok(bridge);
+        }
+        self.discard(&bridge);
+        self.opened().await
+    }
+
+    /// The bridge as it was opened, whether or not it still stands.
+    async fn opened(&self) -> Result<Bridge, NetworkError> {
+        let opening = self.bridge().clone();
+        let bridge = opening.get_or_try_init(|| self.open_anew()).await;
+        bridge.cloned().map_err(NetworkError::Bridge)
+    }
+
+    async fn open_anew(&self) -> Result<Bridge, BridgeError> {
+        let config = BridgeConfig { name: self.name.clone(), subnets: self.subnets() };
+        let bridge = Bridge::open(&config).await?;
+        for id in bridge.orphans().await? {
+            let Some(addresses) = self.addresses(&id) else { continue };
+            // One pod that cannot be helped must not keep the others from their network.
+            match bridge.reattach(&id, &addresses).await {
+                Ok(()) => tracing::info!(sandbox = %id, bridge = %self.name, "the pod's link is on the bridge again"),
+                Err(error) => tracing::error!(sandbox = %id, error = %Chain(&error), "the pod stays without a network"),
+            }
+        }
+        Ok(bridge)
+    }
+
+    /// Several may find the same bridge gone; the first throws it away.
+    fn discard(&self, gone: &Bridge) {
+        let mut bridge = self.bridge();
+        if bridge.get().is_some_and(|open| open.index() == gone.index()) {
+            tracing::warn!(bridge = %self.name, "the pod network's bridge was deleted: it is made again");
+            *bridge = Arc::default();
+        }
     }
 
     /// Addresses for one more pod.
     ///
     /// # Errors
     /// A subnet is full.
-    pub fn reserve(&self) -> Result<PodAddresses, NetworkError> {
-        self.pool().reserve().map_err(NetworkError::Reserve)
+    pub fn reserve(&self, id: &str) -> Result<PodAddresses, NetworkError> {
+        self.pool().reserve(&Owner::new(id)).map_err(NetworkError::Reserve)
     }
 
-    /// Takes the addresses that a pod of before has.
+    /// Takes the addresses that a pod of before has. Of two that claim the same one, the first has it.
     ///
     /// # Errors
-    /// Another pod has one of them.
-    pub fn restore(&self, addresses: &PodAddresses) -> Result<(), NetworkError> {
-        self.pool().restore(addresses).map_err(NetworkError::Reserve)
+    /// Another pod has one of them; this one has none.
+    pub fn restore(&self, id: &str, addresses: &PodAddresses) -> Result<(), NetworkError> {
+        self.pool().restore(&Owner::new(id), addresses).map_err(NetworkError::Reserve)
     }
 
-    /// Frees addresses, once the pod's link is gone.
-    pub fn release(&self, addresses: &PodAddresses) {
-        self.pool().release(addresses);
+    /// Frees the addresses of a pod, once its link is gone. Nobody else's, whatever is on its record.
+    pub fn release(&self, id: &str) {
+        self.pool().release(&Owner::new(id));
     }
 
-    /// Connects a pod.
+    /// What the pod has by rights.
+    fn addresses(&self, id: &str) -> Option<PodAddresses> {
+        self.pool().addresses(&Owner::new(id)).cloned()
+    }
+
+    /// Connects a pod. That the bridge was deleted is noticed here at the latest.
     ///
     /// # Errors
     /// Nothing is connected then.
     pub async fn attach(&self, id: &str, netns: OwnedFd, addresses: &PodAddresses) -> Result<(), NetworkError> {
-        let bridge = self.open().await?;
-        let attached = bridge.attach(id, netns, addresses).await;
-        attached.map(drop).map_err(|source| NetworkError::Attach { id: id.to_owned(), source })
+        let failed = |source| NetworkError::Attach { id: id.to_owned(), source };
+        let again = netns.try_clone();
+        let bridge = self.opened().await?;
+        let Err(error) = bridge.attach(id, netns, addresses).await else { return Ok(()) };
+        let (Ok(netns), Ok(false)) = (again, bridge.stands().await) else { return Err(failed(error)) };
+        self.discard(&bridge);
+        self.opened().await?.attach(id, netns, addresses).await.map(drop).map_err(failed)
     }
 
     /// Disconnects a pod; one that is not connected is success.
     ///
     /// # Errors
-    /// The link stands.
+    /// The link stands, or neighbours are still told where the pod was.
     pub async fn detach(&self, id: &str) -> Result<(), NetworkError> {
-        // Nothing hangs on a bridge that could never be opened.
-        let Some(bridge) = self.bridge.get() else { return Ok(()) };
-        bridge.detach(id).await.map_err(|source| NetworkError::Detach { id: id.to_owned(), source })
+        // Nothing hangs on a bridge that cannot be opened.
+        let Ok(bridge) = self.opened().await else { return Ok(()) };
+        let addresses = self.addresses(id);
+        bridge.detach(id, addresses.as_ref()).await.map_err(|source| NetworkError::Detach { id: id.to_owned(), source })
     }
 
-    /// Disconnects what hangs on the bridge and belongs to no pod; tells whose it was.
+    /// Disconnects what hangs on the bridge and belongs to no pod; tells whose it was. What pods have must be restored before.
     ///
     /// # Errors
     /// The links cannot be listed or deleted.
@@ -118,6 +172,7 @@ impl Network {
         for id in &stale {
             self.detach(id).await?;
         }
+        bridge.delete_stale_neighbours(|address| self.pool().is_taken(address)).await.map_err(NetworkError::Bridge)?;
         Ok(stale)
     }
 

@@ -78,7 +78,7 @@ pub(super) async fn undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxR
 async fn try_undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) -> bool {
     let order = StopOrder { link: None, containers: Vec::new() };
     let ended = end_processes(node, store, record, order).await;
-    // The link and the addresses come last, and once: an address that is freed twice may be somebody else's by then.
+    // The link and the addresses come last: until then they are this pod's, and nobody else is given them.
     let outcome = ended.and_then(|()| Ok(store.remove_sandbox_folder(&record.id)?)).and_then(|()| disconnect(node, record));
     match outcome {
         Ok(()) => {
@@ -120,7 +120,7 @@ struct Networked<'a>(PauseRunning<'a>);
 impl<'a> Reserved<'a> {
     fn begin(node: &'a Arc<Node>, store: &'a Arc<Store>, id: SandboxId, config: SandboxConfig) -> Result<Self, PodError> {
         let addresses = match config.network {
-            NetworkMode::Pod => Some(node.network.reserve()?),
+            NetworkMode::Pod => Some(node.network.reserve(id.as_str())?),
             NetworkMode::Node => None,
         };
         let cgroup = pod_cgroup(&config, node.config.cgroup.parent.as_str(), &id);
@@ -142,9 +142,7 @@ impl<'a> Reserved<'a> {
         match reserved.write_down() {
             Ok(record) => Ok(Self { record, ..reserved }),
             Err(error) => {
-                if let Some(addresses) = &reserved.record.addresses {
-                    node.network.release(addresses);
-                }
+                node.network.release(reserved.record.id.as_str());
                 // A folder without a record is nothing; the next start would remove it too.
                 let _ = store.remove_sandbox_folder(&reserved.record.id);
                 Err(error)

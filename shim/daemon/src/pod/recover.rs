@@ -47,14 +47,14 @@ pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<
     store.empty_trash();
     let Loaded { pods, damaged } = store.load()?;
     let (begun, loaded): (Vec<LoadedPod>, Vec<LoadedPod>) = pods.into_iter().partition(|pod| pod.sandbox.phase == SandboxPhase::Creating);
-    // Addresses first: nothing new may get one that a pod on record has.
-    for pod in begun.iter().chain(&loaded) {
-        restore_addresses(node, &pod.sandbox);
-    }
     // Side by side: a monitor that does not answer is waited for, and must not keep the others waiting.
     join_all(damaged.iter().map(|pod| end_damaged(node, pod))).await;
-    join_all(begun.iter().map(|pod| undo(node, store, &pod.sandbox))).await;
     let pods = join_all(loaded.into_iter().map(|pod| recover_pod(node, store, pod))).await;
+    // Before anything is given or given back. Of two pods on record with the same address, the one that lives has it.
+    let (live, ended): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|pod| pod.link.is_some());
+    let records = live.into_iter().chain(ended).map(|pod| &pod.record).chain(begun.iter().map(|pod| &pod.sandbox));
+    records.for_each(|record| restore_addresses(node, record));
+    join_all(begun.iter().map(|pod| undo(node, store, &pod.sandbox))).await;
     collect(node, &pods).await;
     Ok(pods)
 }
@@ -94,7 +94,7 @@ async fn end_all(id: &SandboxId, link: &MonitorLink) -> Result<(), PodError> {
 
 fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {
     let Some(addresses) = sandbox.addresses.as_ref().filter(|_| !sandbox.network_released) else { return };
-    if let Err(error) = node.network.restore(addresses) {
+    if let Err(error) = node.network.restore(sandbox.id.as_str(), addresses) {
         tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "two pods on record have the same address");
     }
 }

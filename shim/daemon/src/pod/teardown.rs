@@ -39,7 +39,9 @@ pub(super) async fn stop_pod(node: &Arc<Node>, store: &Arc<Store>, record: &Sand
 }
 
 pub(super) fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(), PodError> {
-    let Some(addresses) = record.addresses.clone().filter(|_| !record.network_released) else { return Ok(()) };
+    if record.addresses.is_none() || record.network_released {
+        return Ok(());
+    }
     let (node, id) = (node.clone(), record.id.clone());
     unlink_netns(&id).map_err(|source| PodError::Files { id: id.clone(), source })?;
     tokio::spawn(async move {
@@ -49,7 +51,7 @@ pub(super) fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(),
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(DETACH_PAUSE_MAX);
         }
-        node.network.release(&addresses);
+        node.network.release(id.as_str());
     });
     Ok(())
 }
