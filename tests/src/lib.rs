@@ -15,6 +15,7 @@ pub mod client;
 pub mod daemon;
 pub mod expect;
 mod footprint;
+pub mod fuse;
 pub mod host;
 pub mod image;
 pub mod network;

@@ -14,7 +14,7 @@ pub use common::{Labels, Resources};
 pub use container::{ContainerConfig, ContainerMetadata, Mount, Propagation, StopSignal};
 pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, SandboxPidMode};
 pub use security::{Capabilities, GroupsPolicy, PathLists, PidMode, SecurityContext, UserRequest};
-pub use signal::signal_number;
+pub use signal::{KILL, signal_number};
 
 use std::borrow::Cow;
 

@@ -62,9 +62,9 @@ fn pod_code(error: &PodError) -> Code {
         | PodError::ReopenLog { source, .. } => monitor_code(source),
         PodError::Exec { source: ExecError::TimedOut { .. }, .. } | PodError::DidNotStop { .. } => Code::DeadlineExceeded,
         PodError::Exec { source: ExecError::Monitor(source), .. } => monitor_code(source),
-        PodError::Exec { source: ExecError::Pipe(_), .. } => Code::ResourceExhausted,
+        PodError::Exec { source: ExecError::Pipe(_) | ExecError::NoRoom(_), .. } => Code::ResourceExhausted,
         PodError::Joined(error) => pod_code(error),
-        PodError::Stopping => Code::Unavailable,
+        PodError::Stopping | PodError::OutOfReach { .. } => Code::Unavailable,
         PodError::Snapshot { .. } | PodError::Record(_) | PodError::Files { .. } | PodError::CutOff => Code::Internal,
     }
 }
