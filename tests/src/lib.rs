@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod executions;
 pub mod expect;
 mod footprint;
+pub mod fuse;
 pub mod host;
 pub mod image;
 pub mod network;

@@ -34,13 +34,16 @@ async fn exit_code_and_both_streams_come_back_apart() -> Result<()> {
     Ok(())
 }
 
+/// Clients of the CRI take 16 MiB in a message.
 #[tokio::test]
-async fn each_stream_is_capped_at_16_mib_and_the_rest_is_dropped_without_an_error() -> Result<()> {
-    const CAP: usize = 16 << 20;
+async fn both_streams_together_fit_an_answer_and_the_rest_is_dropped_without_an_error() -> Result<()> {
+    const CAP: usize = (16 << 20) - 4096;
     let daemon = Daemon::for_test().await?;
     let (_pod, container) = container(&daemon).await?;
     let output = container.exec_within(&["/bin/sh", "-c", "head -c 20000000 /dev/zero; head -c 1000 /dev/zero >&2; exit 3"], 0).await?;
-    assert_eq!((output.stdout.len(), output.stderr.len(), output.exit_code), (CAP, 1000, 3));
+    assert_eq!((output.stdout.len(), output.stderr.len(), output.exit_code), (CAP - 1000, 1000, 3));
+    let both = container.exec_within(&["/bin/sh", "-c", "head -c 20000000 /dev/zero & head -c 20000000 /dev/zero >&2; wait"], 0).await?;
+    assert_eq!((both.stdout.len(), both.stderr.len()), (CAP / 2, CAP / 2), "neither takes the other's half");
     let resident = |pid: i32| -> Result<u64> {
         let text = podbox_tests::host::status_field(pid, "VmRSS")?;
         Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
@@ -110,4 +113,27 @@ async fn a_client_that_goes_away_takes_its_command_with_it() -> Result<()> {
     assert!(tokio::time::timeout(Duration::from_millis(300), stays).await.is_err(), "it would run on");
     Census::settle(&daemon, &before, wait::DEADLINE).await?;
     Ok(pod.end().await?)
+}
+
+/// Many floods at once are more than is kept; a probe's few words are kept all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_do_not_add_up_and_leave_others_their_room() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let (pod, container) = container(&daemon).await?;
+    let mut floods = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let container = container.clone();
+        // Held, once all is kept that one command may have.
+        floods.spawn(async move { container.exec_within(&["/bin/sh", "-c", "head -c 17000000 /dev/zero; sleep 600"], 0).await });
+    }
+    // Eight have room.
+    let refused = floods.join_next().await.expect("a flood")?;
+    assert_refused(refused, Code::ResourceExhausted, &[&container.id, "MiB"]);
+    assert_eq!(container.sh("echo words").await?, "words");
+    pod.end().await?;
+    while let Some(flood) = floods.join_next().await {
+        // Ended with its container, or refused.
+        let _ = flood?;
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! What is inside a box, or asks for one, and means ill: the daemon answers, and goes on.
 
 use anyhow::{Context, Result};
+use podbox_tests::fuse::HungMount;
 use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, PodSpec, assert_refused, wait};
 use tonic::Code;
 
@@ -147,5 +148,43 @@ async fn a_cgroup_parent_that_pods_share_goes_with_the_last() -> Result<()> {
     second.end().await?;
     let left = std::path::Path::new("/sys/fs/cgroup/memory").join(format!("{}-shared", daemon.cgroup_parent().trim_start_matches('/')));
     assert!(!left.exists(), "{} is left", left.display());
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+/// A volume whose server is gone: who asks for it waits, and nobody else does.
+#[tokio::test]
+async fn a_mount_source_that_hangs_holds_up_neither_stop_nor_remove_of_its_pod() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    let volume = daemon.directory().join("volume");
+    let mut hung = HungMount::new(&volume)?;
+    let (pod, removed) = (daemon.run_pod(&PodSpec::new("pod")).await?, daemon.run_pod(&PodSpec::new("removed")).await?);
+    let neighbour = pod.run(&ContainerSpec::sleeper("neighbour")).await?;
+    let makers: Vec<_> = [&pod, &removed]
+        .into_iter()
+        .map(|of| {
+            let (of, spec) = (of.clone(), ContainerSpec::sleeper("held-up").mount(&volume, "/volume"));
+            tokio::spawn(async move { of.create(&spec).await })
+        })
+        .collect();
+    // Both makers have written down what they are about to make.
+    let folders = |of: &Pod| {
+        let folder = daemon.state_dir().join("pods").join(&of.id).join("containers");
+        std::fs::read_dir(folder).map_or(0, std::iter::Iterator::count)
+    };
+    wait::until_true("both are being made", || folders(&pod) == 2 && folders(&removed) == 1).await?;
+    assert_eq!(neighbour.sh("echo runs").await?, "runs");
+    pod.stop().await?;
+    removed.end().await?;
+    for maker in makers {
+        assert_refused(maker.await?, Code::FailedPrecondition, &["not ready"]);
+    }
+    assert_refused(removed.status().await, Code::NotFound, &[&removed.id]);
+    // What comes late is of no use to anybody.
+    hung.answer()?;
+    wait::until_true("what was made too late is undone", || folders(&pod) == 1).await?;
+    assert_eq!(daemon.client().containers().await?.len(), 1);
+    pod.remove().await?;
+    drop(hung);
     Census::settle(&daemon, &before, wait::DEADLINE).await
 }

@@ -1,6 +1,7 @@
 //! What podbox does to the machine: monitors, cgroups, networks, snapshots, files.
 //!
-//! Each function does one thing and tells how it failed; none decides what is done next, keeps state of pods, or knows the CRI.
+//! Each function does one thing and tells how it failed; none decides what is done next or knows the CRI. State of pods is kept
+//! elsewhere, but for what is the node's: which addresses are taken, and how much output is being captured.
 //! Undoing functions tolerate that what they undo is absent or half there.
 
 mod cgroups;
@@ -18,7 +19,7 @@ pub use cgroups::{
     CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup, remove_made,
 };
 pub use devices::node_devices;
-pub use exec::{ExecError, ExecOutput, exec_sync};
+pub use exec::{CaptureRoom, ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
 pub use files::{collect_netns_names, link_netns, now_ns, unlink_netns, write_pod_files};
 pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, kill_monitor, spawn_monitor};
@@ -49,4 +50,6 @@ pub struct Node {
     pub network: Network,
     /// Pause and the monitor.
     pub programs: Programs,
+    /// What commands may write.
+    pub captures: CaptureRoom,
 }

@@ -15,7 +15,7 @@ pub use common::{Labels, Resources};
 pub use container::{ContainerConfig, ContainerMetadata, Mount, Propagation, StopSignal};
 pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, SandboxPidMode};
 pub use security::{Capabilities, GroupsPolicy, PathLists, PidMode, SecurityContext, UserRequest};
-pub use signal::signal_number;
+pub use signal::{KILL, signal_number};
 pub use subject::Subject;
 
 use std::borrow::Cow;

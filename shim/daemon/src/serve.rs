@@ -7,7 +7,7 @@ mod socket;
 
 use crate::config::{CgroupDriver, Config, ConfigError};
 use crate::cri::{Cri, LogCalls};
-use crate::effects::{Network, Node, Programs, discover_facts};
+use crate::effects::{CaptureRoom, Network, Node, Programs, discover_facts};
 use crate::plan::Layout;
 use crate::pod::Pods;
 use crate::store::{Store, read_record};
@@ -32,7 +32,7 @@ use tonic::transport::Server;
 
 /// The kubelet's own bound on a message.
 const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Both full streams of an ExecSync, and what is around them.
+/// Clients may take more than the kubelet does: a list that is longer than its bound is theirs.
 const ANSWER_BYTES_MAX: usize = 33 * 1024 * 1024;
 /// How often, and how far apart, a lock is tried: two seconds in all.
 const LOCK_TRIES: u32 = 100;
@@ -160,6 +160,7 @@ fn discover(config: Config) -> anyhow::Result<Node> {
         images: Arc::new(ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?),
         network: Network::new(config.network.bridge.as_str(), &subnets).context("network.subnets")?,
         programs: Programs::load().context("load pause and the monitor")?,
+        captures: CaptureRoom::default(),
         hierarchies,
         layout,
         config,
@@ -168,10 +169,10 @@ fn discover(config: Config) -> anyhow::Result<Node> {
 
 /// The subnets of new pods: what the kubelet said last holds, until it says otherwise.
 fn pod_subnets(config: &Config, layout: &Layout) -> Vec<IpNetwork> {
-    let configured = &config.network.subnets;
+    let configured = config.network.subnets.as_slice();
     let path = layout.network();
-    let Ok(told) = read_record::<Vec<IpNetwork>>(&path) else { return configured.clone() };
-    if told != *configured {
+    let Ok(told) = read_record::<Vec<IpNetwork>>(&path) else { return configured.to_vec() };
+    if told != configured {
         tracing::warn!(
             ?told,
             ?configured,

@@ -292,25 +292,32 @@ impl Store {
         write_record(&self.layout.network(), &subnets)
     }
 
-    /// Removes the directories that a pod made for its cgroups, and those that pods before it could not remove since this one and
-    /// others were using them: `remove` does it, and passes over what is in use.
+    /// Cgroup directories that pods before made and could not remove, since others were using them.
+    #[must_use]
+    pub fn shared_cgroups(&self) -> Made {
+        self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes down those of some cgroup directories that are still there, beside those that are on record: whoever stops a pod next
+    /// removes them.
     ///
     /// # Errors
-    /// As `remove`, or the list of what stays cannot be written.
-    pub fn remove_cgroups<E: From<RecordError>>(&self, of_pod: Made, remove: impl FnOnce(&Made) -> Result<(), E>) -> Result<(), E> {
+    /// The list cannot be written; the one before stands.
+    pub fn keep_shared_cgroups(&self, made: Made) -> Result<(), RecordError> {
         let mut shared = self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = shared.clone();
-        all.merge(of_pod);
-        remove(&all)?;
+        all.merge(made);
         let remaining = all.remaining();
         if remaining == *shared {
             return Ok(());
         }
         let path = self.layout.shared_cgroups();
-        if remaining.directories().is_empty() {
-            std::fs::remove_file(&path).map_err(|source| RecordError::Write { path, source })?;
-        } else {
+        if !remaining.directories().is_empty() {
             write_record(&path, &remaining)?;
+        } else if let Err(source) = std::fs::remove_file(&path)
+            && source.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(RecordError::Write { path, source });
         }
         *shared = remaining;
         Ok(())

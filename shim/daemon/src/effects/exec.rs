@@ -1,24 +1,26 @@
 //! Running a command in a container to its end.
 
+mod capture;
+
+pub use capture::CaptureRoom;
+
 use super::{MonitorError, MonitorLink};
+use crate::request::KILL;
+use capture::{Captured, NoRoom, Stream};
 use podbox_plan::{LaunchPlan, ProcessRef};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// What is kept of each stream; the rest is read and dropped, so that the command never blocks.
-pub const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What is read at once of a stream.
+const READ_BYTES: usize = 16 * 1024;
 /// After the command's end, how long output is waited for that a process it left behind may hold open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a command's kill may take.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
-/// `SIGKILL`
-const KILL: i32 = 9;
 
 /// A command could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,9 @@ pub enum ExecError {
     /// It cannot be started.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
+    /// Too much is being captured.
+    #[error("keep the output of the command")]
+    NoRoom(#[from] NoRoom),
     /// It took longer than it was given, and was killed.
     #[error("the command did not end within {}", seconds(*timeout))]
     TimedOut {
@@ -44,9 +49,9 @@ fn seconds(timeout: Duration) -> String {
 /// What a command left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// At most [`OUTPUT_BYTES_MAX`] of it.
+    /// Its beginning: with `stderr`, it fits into an answer of 16 MiB.
     pub stdout: Vec<u8>,
-    /// At most [`OUTPUT_BYTES_MAX`] of it.
+    /// Its beginning.
     pub stderr: Vec<u8>,
     /// 0–255.
     pub exit_code: i32,
@@ -71,11 +76,17 @@ impl Drop for KillOnDrop {
 ///
 /// # Errors
 /// [`ExecError::TimedOut`] once it was killed for taking too long.
-pub async fn exec_sync(link: &MonitorLink, plan: LaunchPlan, timeout: Option<Duration>) -> Result<ExecOutput, ExecError> {
+pub async fn exec_sync(
+    link: &MonitorLink,
+    plan: LaunchPlan,
+    timeout: Option<Duration>,
+    room: &CaptureRoom,
+) -> Result<ExecOutput, ExecError> {
+    let captured = room.capture()?;
     let number = link.next_exec();
     // From here on the command may be there. A kill that comes before its launch has ended ends that, too.
     let mut guard = KillOnDrop { link: link.clone(), process: Some(ProcessRef::Exec(number)) };
-    let run = run(link, number, plan);
+    let run = run(link, number, plan, captured);
     let outcome = match timeout {
         None => run.await,
         Some(limit) => tokio::time::timeout(limit, run).await.unwrap_or(Err(ExecError::TimedOut { timeout: limit })),
@@ -97,14 +108,29 @@ pub async fn exec_sync(link: &MonitorLink, plan: LaunchPlan, timeout: Option<Dur
     }
 }
 
-async fn run(link: &MonitorLink, number: u64, plan: LaunchPlan) -> Result<ExecOutput, ExecError> {
+async fn run(link: &MonitorLink, number: u64, plan: LaunchPlan, mut captured: Captured) -> Result<ExecOutput, ExecError> {
     let (stdout, stdout_writer) = pipe_pair()?;
     let (stderr, stderr_writer) = pipe_pair()?;
-    let end = link.launch_exec(number, plan, vec![stdout_writer, stderr_writer]).await?;
-    let (stdout, stderr) = (Capture::start(stdout), Capture::start(stderr));
-    let record = end.await.map_err(|_| MonitorError::Gone)?;
+    let mut end = link.launch_exec(number, plan, vec![stdout_writer, stderr_writer]).await?;
+    let mut streams = Streams { stdout: Some(stdout), stderr: Some(stderr) };
+    let record = loop {
+        tokio::select! {
+            // A stream that never pauses must not hide the end.
+            biased;
+            record = &mut end => break record.map_err(|_| MonitorError::Gone)?,
+            read = streams.read(), if !streams.are_over() => captured.take(read.0, &read.1)?,
+        }
+    };
     let deadline = Instant::now() + DRAIN_TIMEOUT;
-    Ok(ExecOutput { stdout: stdout.finish(deadline).await, stderr: stderr.finish(deadline).await, exit_code: record.exit_code })
+    while !streams.are_over() {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(deadline) => break,
+            read = streams.read() => captured.take(read.0, &read.1)?,
+        }
+    }
+    let (stdout, stderr) = captured.into_streams();
+    Ok(ExecOutput { stdout, stderr, exit_code: record.exit_code })
 }
 
 fn pipe_pair() -> Result<(pipe::Receiver, OwnedFd), ExecError> {
@@ -113,46 +139,39 @@ fn pipe_pair() -> Result<(pipe::Receiver, OwnedFd), ExecError> {
     Ok((reader, writer.into()))
 }
 
-/// A task that reads one stream to its end, or until a deadline that is set later. Dropped, it stops.
-struct Capture {
-    kept: JoinHandle<Vec<u8>>,
-    deadline: oneshot::Sender<Instant>,
+/// What is open of a command's output.
+struct Streams {
+    stdout: Option<pipe::Receiver>,
+    stderr: Option<pipe::Receiver>,
 }
 
-impl Capture {
-    fn start(pipe: pipe::Receiver) -> Self {
-        let (deadline, set) = oneshot::channel();
-        Self { kept: tokio::spawn(read_bounded(pipe, set)), deadline }
+impl Streams {
+    fn are_over(&self) -> bool {
+        self.stdout.is_none() && self.stderr.is_none()
     }
 
-    async fn finish(self, deadline: Instant) -> Vec<u8> {
-        // The stream may have ended already, and its task with it.
-        let _ = self.deadline.send(deadline);
-        self.kept.await.unwrap_or_default()
-    }
-}
-
-async fn read_bounded(mut pipe: pipe::Receiver, mut set: oneshot::Receiver<Instant>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut buffer = vec![0_u8; 64 * 1024];
-    let mut deadline: Option<Instant> = None;
-    loop {
-        let until = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-        tokio::select! {
-            // A stream that never pauses must not outlast its deadline.
-            biased;
-            () = tokio::time::sleep_until(until), if deadline.is_some() => return kept,
-            got = &mut set, if deadline.is_none() => match got {
-                Ok(instant) => deadline = Some(instant),
-                Err(_) => return kept,
-            },
-            read = pipe.read(&mut buffer) => match read {
-                Ok(0) | Err(_) => return kept,
-                Ok(count) => {
-                    let room = OUTPUT_BYTES_MAX - kept.len();
-                    kept.extend_from_slice(&buffer[..count.min(room)]);
-                }
-            },
+    /// What comes next of either; nothing where one has just ended. Dropped half-way, nothing is lost.
+    async fn read(&mut self) -> (Stream, Vec<u8>) {
+        let (stream, bytes) = tokio::select! {
+            bytes = read_some(&mut self.stdout) => (Stream::Stdout, bytes),
+            bytes = read_some(&mut self.stderr) => (Stream::Stderr, bytes),
+        };
+        if bytes.is_empty() {
+            match stream {
+                Stream::Stdout => self.stdout = None,
+                Stream::Stderr => self.stderr = None,
+            }
         }
+        (stream, bytes)
+    }
+}
+
+/// What is there of a stream; empty at its end. One that has ended has nothing more to say.
+async fn read_some(pipe: &mut Option<pipe::Receiver>) -> Vec<u8> {
+    let Some(pipe) = pipe else { return std::future::pending().await };
+    let mut bytes = Vec::with_capacity(READ_BYTES);
+    match pipe.read_buf(&mut bytes).await {
+        Ok(_) => bytes,
+        Err(_) => Vec::new(),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`MonitorLink`] is the daemon's end of a pod's socket. One task owns the socket: it sends requests in the order they were
 //! made, hands each reply to its asker, the end of an exec to whoever waits for it, and everything else to the pod's driver. When the
-//! socket closes, every asker gets [`MonitorError::Gone`] and the driver sees its channel of events end.
+//! socket closes, every asker gets [`MonitorError::Gone`] and the driver sees its channel of events end. Whether the monitor is gone
+//! as well is seen by connecting once more.
 
 mod connection;
 mod kill;
@@ -49,8 +50,8 @@ pub enum MonitorError {
     /// It cannot be reached.
     #[error("connect to the monitor")]
     Connect(#[source] Errno),
-    /// It went away before it answered.
-    #[error("the pod's monitor is gone")]
+    /// The connection to it ended before it answered, most likely since it did.
+    #[error("the connection to the pod's monitor is gone")]
     Gone,
     /// It is there and does not answer.
     #[error("the pod's monitor did not answer within {seconds} s")]
@@ -167,23 +168,24 @@ fn connected(folder: &Path, name: &str) -> Result<OwnedFd, Errno> {
 
 impl MonitorLink {
     async fn ask(&self, body: RequestBody, descriptors: Vec<OwnedFd>) -> Result<(ReplyBody, Vec<OwnedFd>), MonitorError> {
-        self.ask_within(ANSWER_TIMEOUT, body, descriptors).await
+        self.exchange(ANSWER_TIMEOUT, body, descriptors, None).await
     }
 
-    async fn ask_within(
+    /// A request and its answer, the time in the queue included: a monitor that takes nothing more fills that as well.
+    async fn exchange(
         &self,
         limit: Duration,
         body: RequestBody,
         descriptors: Vec<OwnedFd>,
+        exec: Option<(u64, oneshot::Sender<ExitRecord>)>,
     ) -> Result<(ReplyBody, Vec<OwnedFd>), MonitorError> {
         let (reply, answered) = oneshot::channel();
-        let outgoing = connection::Outgoing { body, descriptors, reply, exec: None };
-        // A monitor that takes nothing more fills the queue as well.
-        match tokio::time::timeout(limit, self.requests.send(outgoing)).await {
-            Ok(sent) => sent.map_err(|_| MonitorError::Gone)?,
-            Err(_) => return Err(MonitorError::Silent { seconds: limit.as_secs() }),
-        }
-        within(limit, answered).await
+        let outgoing = connection::Outgoing { body, descriptors, reply, exec };
+        let exchanged = tokio::time::timeout(limit, async {
+            self.requests.send(outgoing).await.map_err(|_| MonitorError::Gone)?;
+            answered.await.map_err(|_| MonitorError::Gone)?
+        });
+        exchanged.await.unwrap_or(Err(MonitorError::Silent { seconds: limit.as_secs() }))
     }
 
     /// Starts a process.
@@ -192,7 +194,7 @@ impl MonitorLink {
     /// [`MonitorError::Launch`] names the step that failed; nothing of the process is left then.
     pub async fn launch(&self, process: ProcessRef, plan: LaunchPlan, descriptors: Vec<OwnedFd>) -> Result<Started, MonitorError> {
         let body = RequestBody::Launch { process: process.clone(), plan: Box::new(plan) };
-        let answer = self.ask_within(LAUNCH_TIMEOUT, body, descriptors).await?;
+        let answer = self.exchange(LAUNCH_TIMEOUT, body, descriptors, None).await?;
         started(process, answer)
     }
 
@@ -208,11 +210,9 @@ impl MonitorLink {
     ) -> Result<oneshot::Receiver<ExitRecord>, MonitorError> {
         let process = ProcessRef::Exec(number);
         let body = RequestBody::Launch { process: process.clone(), plan: Box::new(plan) };
-        let (reply, answered) = oneshot::channel();
         let (ended, end) = oneshot::channel();
-        let outgoing = connection::Outgoing { body, descriptors, reply, exec: Some((number, ended)) };
-        self.requests.send(outgoing).await.map_err(|_| MonitorError::Gone)?;
-        started(process, within(LAUNCH_TIMEOUT, answered).await?)?;
+        let answer = self.exchange(LAUNCH_TIMEOUT, body, descriptors, Some((number, ended))).await?;
+        started(process, answer)?;
         Ok(end)
     }
 
@@ -262,21 +262,10 @@ impl MonitorLink {
     /// # Errors
     /// [`MonitorError::Refused`] if something still runs.
     pub async fn shutdown(&self) -> Result<(), MonitorError> {
-        match self.ask(RequestBody::Shutdown, Vec::new()).await {
-            // It may be gone before its answer is read.
-            Ok((ReplyBody::Done, _)) | Err(MonitorError::Gone) => Ok(()),
-            Ok((other, _)) => Err(refusal(other)),
-            Err(error) => Err(error),
+        match self.ask(RequestBody::Shutdown, Vec::new()).await?.0 {
+            ReplyBody::Done => Ok(()),
+            other => Err(refusal(other)),
         }
-    }
-}
-
-type Answered = oneshot::Receiver<Result<(ReplyBody, Vec<OwnedFd>), MonitorError>>;
-
-async fn within(limit: Duration, answered: Answered) -> Result<(ReplyBody, Vec<OwnedFd>), MonitorError> {
-    match tokio::time::timeout(limit, answered).await {
-        Ok(answer) => answer.map_err(|_| MonitorError::Gone)?,
-        Err(_) => Err(MonitorError::Silent { seconds: limit.as_secs() }),
     }
 }
 

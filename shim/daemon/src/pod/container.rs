@@ -1,6 +1,7 @@
 //! A container's making, launch and removal: what the driver hands to tasks.
 
 use super::PodError;
+use super::retry::now_or_later;
 use super::teardown::blocking;
 use crate::chain::Chain;
 use crate::effects::{
@@ -11,13 +12,9 @@ use crate::plan::{ContainerInputs, LaunchInputs, lower, plan_container};
 use crate::request::{ContainerConfig, PidMode};
 use crate::store::{ContainerPhase, ContainerRecord, ImageIdentity, RECORD_VERSION, SandboxRecord, Store};
 use podbox_image::Snapshot;
-use podbox_plan::{ContainerId, Overlay, PidNamespace, ProcessRef};
+use podbox_plan::{ContainerId, Overlay, PidNamespace, ProcessRef, SandboxId};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-/// Between attempts to undo.
-const UNDO_PAUSE: Duration = Duration::from_secs(5);
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The PID namespace that a container asks for, with its target found in the pod.
 #[derive(Debug, Clone)]
@@ -41,6 +38,25 @@ pub(super) fn intent(sandbox: &SandboxRecord, id: ContainerId, config: Container
     }
 }
 
+/// What a pod lets its makers do: open until the pod is stopped, then closed for ever.
+///
+/// A maker may be held up for any time, by a volume that does not answer say, and nothing waits for it: what it does to the pod's
+/// folder and cgroups it does within [`Door::pass`], so that nothing of that comes after the stop.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Door(Arc<Mutex<bool>>);
+
+impl Door {
+    /// Waits for the step that is being done, which is one that ends, and lets nobody in any more.
+    pub fn close(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    fn pass<T>(&self, sandbox: &SandboxId, step: impl FnOnce() -> Result<T, PodError>) -> Result<T, PodError> {
+        let is_closed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_closed { Err(PodError::SandboxNotReady { id: sandbox.clone() }) } else { step() }
+    }
+}
+
 /// Makes a container whose intent is on record; nothing of it is left if that fails.
 pub(super) async fn make_container(
     node: Arc<Node>,
@@ -48,28 +64,28 @@ pub(super) async fn make_container(
     sandbox: SandboxRecord,
     intent: ContainerRecord,
     pid: PidChoice,
+    door: Door,
 ) -> Result<ContainerRecord, PodError> {
-    blocking(move || {
-        store.save_container(&intent)?;
-        let made = make(&node, &sandbox, &intent, &pid);
-        if made.is_err() {
-            undo_until_done(&node, &store, &intent);
-        }
-        made
-    })
-    .await
+    let (host, records, record) = (node.clone(), store.clone(), intent.clone());
+    let made = blocking(move || {
+        door.pass(&sandbox.id, || Ok(records.save_container(&record)?))?;
+        make(&host, &sandbox, &record, &pid, &door)
+    });
+    let made = made.await;
+    if made.is_err() {
+        undo_until_done(&node, &store, intent).await;
+    }
+    made
 }
 
 /// Undoes a container's making; what cannot be undone at once is tried again until it can, since nobody else knows of it.
-pub(super) fn undo_until_done(node: &Arc<Node>, store: &Arc<Store>, intent: &ContainerRecord) {
-    let Err(error) = undo_container(node, store, intent) else { return };
-    tracing::error!(container = %intent.id, error = %Chain(&error), "an unfinished container cannot be undone yet");
-    let (node, store, intent) = (node.clone(), store.clone(), intent.clone());
-    tokio::spawn(async move {
-        tokio::time::sleep(UNDO_PAUSE).await;
-        // A daemon that ends drops this: the next one finds the record.
-        let _ = tokio::task::spawn_blocking(move || undo_until_done(&node, &store, &intent)).await;
-    });
+pub(super) async fn undo_until_done(node: &Arc<Node>, store: &Arc<Store>, record: ContainerRecord) {
+    let (node, store, id) = (node.clone(), store.clone(), record.id.to_string());
+    now_or_later("an unfinished container cannot be undone", id, move || {
+        let (node, store, record) = (node.clone(), store.clone(), record.clone());
+        blocking(move || undo_container(&node, &store, &record))
+    })
+    .await;
 }
 
 /// Undoes a container's making, or removes one that has ended, from its record. Its own layer is out of the way at once and
@@ -90,7 +106,7 @@ pub(super) fn undo_container(node: &Node, store: &Store, record: &ContainerRecor
     Ok(())
 }
 
-fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &PidChoice) -> Result<ContainerRecord, PodError> {
+fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &PidChoice, door: &Door) -> Result<ContainerRecord, PodError> {
     let config = &intent.config;
     check_mount_sources(config)?;
     let image = find_image(&node.images, &config.image.image)?;
@@ -117,10 +133,11 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
         node: &node.facts,
         layout: &node.layout,
     })?;
+    door.pass(&sandbox.id, || Ok(make_container_cgroup(&node.hierarchies, &intent.cgroup, &config.resources)?))?;
+    // Last: folders that are made on the way belong to nobody, and would be left by a step that fails later.
     if let Some(folder) = plan.log_path.as_deref().and_then(Path::parent) {
         std::fs::create_dir_all(folder).map_err(|source| PodError::LogFolder { path: folder.to_owned(), source })?;
     }
-    make_container_cgroup(&node.hierarchies, &intent.cgroup, &config.resources)?;
     Ok(ContainerRecord {
         phase: ContainerPhase::Created,
         image: Some(ImageIdentity { id: image.id.to_string(), lower_dirs, upper_dir: upper, work_dir: work }),

@@ -1,11 +1,18 @@
 //! The driver of one pod: the only one who changes what is known of it.
+//!
+//! `on_…` takes what comes in, `begin_…` hands something that takes time to a task, `record_…` changes what is known: saved, then shown,
+//! then told.
 
 mod containers;
+mod monitor;
 mod sandbox;
 
 use super::PodError;
 use super::admission::{Admissions, Waiter};
+use super::container::{Door, undo_until_done};
 use super::make::MadeSandbox;
+use super::monitor::Found;
+use super::retry::Pauses;
 use crate::chain::Chain;
 use crate::effects::{ExecOutput, MonitorEvent, MonitorLink, Node, Started};
 use crate::request::{ContainerConfig, ContainerMetadata};
@@ -15,7 +22,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 /// Commands that wait their turn; more callers wait outside.
 pub(super) const INBOX: usize = 64;
@@ -44,10 +52,11 @@ pub(super) enum Command {
 
 /// What a task of the driver's came to.
 enum Done {
-    Made { metadata: ContainerMetadata, id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError> },
+    Made { id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError> },
     Launched { id: ContainerId, outcome: Result<Started, PodError> },
     Removed { id: ContainerId, outcome: Result<(), PodError> },
     Killed { containers: Vec<ContainerId>, outcome: Result<(), PodError> },
+    Searched(Found),
     SandboxStopped(Result<(), PodError>),
     SandboxRemoved(Result<(), PodError>),
     Tidied,
@@ -90,17 +99,36 @@ pub(super) struct Ended {
     pub removal: Vec<Reply<()>>,
 }
 
+/// The search for a monitor whose connection was lost.
+struct Search {
+    task: AbortHandle,
+    /// Commands wait for its outcome. Only those of a first search do, which takes no time where the monitor is well.
+    holds_commands: bool,
+    /// Its outcome, where launches that went out over the lost connection have yet to come back.
+    found: Option<Found>,
+}
+
 /// One pod.
 pub(super) struct Driver {
     node: Arc<Node>,
     store: Arc<Store>,
     record: SandboxRecord,
+    /// The way to the monitor, and what comes from it; none while it cannot be reached, and once it is gone.
     link: Option<MonitorLink>,
+    events: Option<mpsc::Receiver<MonitorEvent>>,
+    search: Option<Search>,
+    search_pauses: Pauses,
+    /// When the monitor was found again last.
+    found_at: Option<Instant>,
     containers: HashMap<ContainerId, Container>,
     names: Admissions<ContainerMetadata, ContainerConfig, ContainerId, SharedReply>,
     work: JoinSet<Done>,
-    /// Containers that are being made.
-    making: usize,
+    /// Containers that are being made, and whose callers wait.
+    making: HashMap<ContainerId, ContainerMetadata>,
+    /// Lets makers in until the pod is stopped.
+    door: Door,
+    /// Launches that are under way.
+    launching: usize,
     /// Who waits for the stop that is under way; `None`: none is.
     stopping: Option<Vec<Reply<()>>>,
     /// Who waits for the removal that is due or under way.
@@ -132,60 +160,79 @@ impl Driver {
             store,
             record: pod.record,
             link: pod.link,
+            events: pod.events,
+            search: None,
+            search_pauses: Pauses::new(),
+            found_at: None,
             containers,
             names,
             work: JoinSet::new(),
-            making: 0,
+            making: HashMap::new(),
+            door: Door::default(),
+            launching: 0,
             stopping: None,
             removal: Vec::new(),
             removed: false,
         };
         driver.mark_ended();
-        let mut events = pod.events;
         while !driver.removed {
-            match driver.next(&mut events, &mut inbox).await {
-                Next::Event(Some(MonitorEvent::Exited { process, record })) => driver.ended(process, record),
-                Next::Event(None) => {
-                    events = None;
-                    driver.monitor_gone();
-                }
-                Next::Done(done) => driver.take(done),
-                Next::Command(Some(command)) => driver.obey(command),
+            match driver.next(&mut inbox).await {
+                Next::Event(Some(MonitorEvent::Exited { process, record })) => driver.on_exit(process, record),
+                Next::Event(None) => driver.on_connection_lost(),
+                Next::Done(done) => driver.on_done(done),
+                Next::Command(Some(command)) => driver.on_command(command),
                 Next::Command(None) => break,
             }
         }
-        Ended { record: driver.record, removal: driver.removal }
+        driver.end()
+    }
+
+    /// Leaves the pod. What is still being made, since it hangs, is waited for behind everybody's back, and undone when it comes.
+    fn end(mut self) -> Ended {
+        if self.removed && !self.work.is_empty() {
+            tokio::spawn(async move {
+                while let Some(done) = self.work.join_next().await {
+                    if let Ok(Done::Made { outcome: Ok(record), .. }) = done {
+                        undo_until_done(&self.node, &self.store, *record).await;
+                    }
+                }
+            });
+        }
+        Ended { record: self.record, removal: self.removal }
     }
 
     /// Ends of processes come first, then what our own tasks finished, then new wishes.
-    async fn next(&mut self, events: &mut Option<mpsc::Receiver<MonitorEvent>>, inbox: &mut mpsc::Receiver<Command>) -> Next {
+    async fn next(&mut self, inbox: &mut mpsc::Receiver<Command>) -> Next {
+        let events = &mut self.events;
         let event = async {
             match events {
                 Some(events) => events.recv().await,
                 None => std::future::pending().await,
             }
         };
+        let takes_commands = !self.search.as_ref().is_some_and(|search| search.holds_commands);
         tokio::select! {
             biased;
             event = event => Next::Event(event),
             Some(done) = self.work.join_next() => Next::Done(done.unwrap_or(Done::Tidied)),
-            command = inbox.recv() => Next::Command(command),
+            command = inbox.recv(), if takes_commands => Next::Command(command),
         }
     }
 
-    fn take(&mut self, done: Done) {
+    fn on_done(&mut self, done: Done) {
         match done {
-            Done::Made { metadata, id, outcome } => self.made(metadata, id, outcome),
-            Done::Launched { id, outcome } => self.launched(&id, outcome),
-            Done::Removed { id, outcome } => self.container_removed(&id, outcome),
-            Done::Killed { containers, outcome } => self.killed(&containers, outcome),
-            Done::SandboxStopped(outcome) => self.sandbox_stopped(outcome),
-            Done::SandboxRemoved(outcome) => self.sandbox_removed(outcome),
+            Done::Made { id, outcome } => self.on_made(id, outcome),
+            Done::Launched { id, outcome } => self.on_launched(&id, outcome),
+            Done::Removed { id, outcome } => self.on_container_removed(&id, outcome),
+            Done::Killed { containers, outcome } => self.on_killed(&containers, outcome),
+            Done::Searched(found) => self.on_searched(found),
+            Done::SandboxStopped(outcome) => self.on_sandbox_stopped(outcome),
+            Done::SandboxRemoved(outcome) => self.on_sandbox_removed(outcome),
             Done::Tidied => {}
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn on_command(&mut self, command: Command) {
         match command {
             Command::Create { config, reply } => self.create(*config, reply),
             Command::Start { id, reply } => self.start(&id, reply),
@@ -198,28 +245,31 @@ impl Driver {
         }
     }
 
-    fn ended(&mut self, process: ProcessRef, record: ExitRecord) {
+    fn on_exit(&mut self, process: ProcessRef, end: ExitRecord) {
         match process {
-            ProcessRef::Pause => self.pause_ended(),
-            ProcessRef::Container(id) => self.container_ended(&id, record),
+            ProcessRef::Pause => self.record_not_ready(),
+            ProcessRef::Container(id) => self.on_container_exit(&id, end),
             // The connection tells those who wait for it.
             ProcessRef::Exec(_) => {}
         }
     }
 
     /// Saves the sandbox's record. What happened is shown even where it cannot be written.
-    fn save(&self) {
+    fn record_sandbox(&self) {
         if let Err(error) = self.store.save_sandbox(&self.record) {
             tracing::error!(sandbox = %self.record.id, error = %Chain(&error), "the sandbox's record is behind");
             self.store.show_sandbox(&self.record);
         }
     }
 
-    /// Saves a container's record, likewise.
-    fn save_container(&self, record: &ContainerRecord) {
-        if let Err(error) = self.store.save_container(record) {
+    /// Saves a container's new record, likewise.
+    fn record_container(&mut self, record: ContainerRecord) {
+        if let Err(error) = self.store.save_container(&record) {
             tracing::error!(container = %record.id, error = %Chain(&error), "the container's record is behind");
-            self.store.show_container(record);
+            self.store.show_container(&record);
+        }
+        if let Some(container) = self.containers.get_mut(&record.id) {
+            container.record = record;
         }
     }
 }

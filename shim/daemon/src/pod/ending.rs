@@ -1,7 +1,15 @@
-//! Words for how containers end.
+//! How containers end, and words for it. What is said of one whose end nobody told is decided here alone.
 
-use crate::store::{ContainerPhase, ContainerRecord, ExitReason};
+use crate::plan::Layout;
+use crate::store::{ContainerPhase, ContainerRecord, ExitReason, read_record};
 use podbox_plan::{EXIT_RECORD_VERSION, ExitRecord};
+
+/// 128 and the number of SIGKILL.
+const KILLED_CODE: i32 = 137;
+/// The exit code of a container whose end nobody saw.
+const UNKNOWN_CODE: i32 = 255;
+/// The exit code of a container whose program could not be started, as other runtimes report it.
+pub(super) const START_ERROR_CODE: i32 = 128;
 
 /// The state of a container, for messages.
 pub(super) fn state_name(record: &ContainerRecord) -> &'static str {
@@ -14,11 +22,16 @@ pub(super) fn state_name(record: &ContainerRecord) -> &'static str {
     }
 }
 
+/// Whether its init runs, or is about to.
+pub(super) fn runs(record: &ContainerRecord) -> bool {
+    matches!(record.phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
+}
+
 /// Why a container ended, in the CRI's words. It was killed for memory when the kernel killed one of its processes for that
 /// and its init went the way of a kill, be it that one or one that followed its child's.
 pub(super) fn reason_of(end: &ExitRecord) -> ExitReason {
     match end.exit_code {
-        137 if end.oom_killed => ExitReason::OomKilled,
+        KILLED_CODE if end.oom_killed => ExitReason::OomKilled,
         0 => ExitReason::Completed,
         _ => ExitReason::Error,
     }
@@ -35,4 +48,30 @@ pub(super) fn unseen_end(exit_code: i32, at_ns: i64) -> ExitRecord {
         finished_at_ns: at_ns,
         log_bytes_lost: 0,
     }
+}
+
+/// What became of the monitor that watched a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watcher {
+    /// It runs.
+    Alive,
+    /// It was killed, or ended with the pod, and what it watched was killed.
+    Gone,
+    /// It went with the machine's last boot.
+    OtherBoot,
+}
+
+/// How a container ended that was started and does not run: by its exit record, or by what is to be assumed where there is none.
+/// `None`: it was never heard of. A monitor drops what it was starting for a daemon whose connection is lost.
+pub(super) fn end_of_lost(layout: &Layout, container: &ContainerRecord, watcher: Watcher, now_ns: i64) -> Option<ContainerPhase> {
+    if let Ok(end) = read_record::<ExitRecord>(&layout.container_exit(&container.sandbox_id, &container.id)) {
+        return Some(ContainerPhase::Exited { reason: reason_of(&end), record: end, message: String::new() });
+    }
+    let (code, reason, message) = match watcher {
+        Watcher::Alive if container.phase == ContainerPhase::Starting => return None,
+        Watcher::Alive => (UNKNOWN_CODE, ExitReason::Unknown, "its end could not be recorded"),
+        Watcher::OtherBoot => (UNKNOWN_CODE, ExitReason::Unknown, "the machine was started anew"),
+        Watcher::Gone => (KILLED_CODE, ExitReason::Error, "the pod's monitor was killed, and its containers with it"),
+    };
+    Some(ContainerPhase::Exited { record: unseen_end(code, now_ns), reason, message: message.to_owned() })
 }

@@ -28,6 +28,12 @@ pub enum PodError {
         /// Which.
         id: SandboxId,
     },
+    /// The monitor of a sandbox that is ready cannot be reached at the moment.
+    #[error("the monitor of sandbox {id} cannot be reached")]
+    OutOfReach {
+        /// Which.
+        id: SandboxId,
+    },
     /// The container is not in the state that the operation needs.
     #[error("container {id} is {state}: it must be {due}")]
     WrongState {

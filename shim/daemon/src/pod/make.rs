@@ -12,8 +12,8 @@
 //! Pause comes before the network: its namespace is born with it, and each end of the veth pair where it belongs.
 
 use super::PodError;
+use super::retry::now_or_later;
 use super::teardown::{StopOrder, disconnect, end_processes};
-use crate::chain::Chain;
 use crate::effects::{
     MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, link_netns, now_ns, spawn_monitor, write_pod_files,
 };
@@ -24,12 +24,7 @@ use podbox_plan::{CgroupEntry, ProcessRef, SandboxId};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
-
-/// Between attempts to undo.
-const UNDO_PAUSE: Duration = Duration::from_millis(500);
-const UNDO_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// A sandbox that is ready, and the way to its monitor.
 pub(super) struct MadeSandbox {
@@ -59,37 +54,23 @@ pub(super) async fn make_sandbox(
 /// Undoes a making that did not end, from its record. What cannot be undone at once is tried again until it can: nobody else
 /// knows of it.
 pub(super) async fn undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) {
-    if try_undo(node, store, record).await {
-        return;
-    }
     let (node, store, record) = (node.clone(), store.clone(), record.clone());
-    tokio::spawn(async move {
-        let mut pause = UNDO_PAUSE;
-        loop {
-            tokio::time::sleep(pause).await;
-            if try_undo(&node, &store, &record).await {
-                return;
-            }
-            pause = (pause * 2).min(UNDO_PAUSE_MAX);
-        }
-    });
+    let id = record.id.to_string();
+    now_or_later("an unfinished sandbox cannot be undone", id, move || {
+        let (node, store, record) = (node.clone(), store.clone(), record.clone());
+        async move { try_undo(&node, &store, &record).await }
+    })
+    .await;
 }
 
-async fn try_undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) -> bool {
+async fn try_undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) -> Result<(), PodError> {
     let order = StopOrder { link: None, containers: Vec::new() };
-    let ended = end_processes(node, store, record, order).await;
+    end_processes(node, store, record, order).await?;
     // The link and the addresses come last: until then they are this pod's, and nobody else is given them.
-    let outcome = ended.and_then(|()| Ok(store.remove_sandbox_folder(&record.id)?)).and_then(|()| disconnect(node, record));
-    match outcome {
-        Ok(()) => {
-            store.forget_sandbox(&record.id);
-            true
-        }
-        Err(error) => {
-            tracing::error!(sandbox = %record.id, error = %Chain(&error), "an unfinished sandbox cannot be undone yet");
-            false
-        }
-    }
+    store.remove_sandbox_folder(&record.id)?;
+    disconnect(node, record)?;
+    store.forget_sandbox(&record.id);
+    Ok(())
 }
 
 /// The record stands; nothing was done yet.
@@ -185,7 +166,9 @@ impl<'a> Reserved<'a> {
         let id = &self.record.id;
         let failed = |source| PodError::Monitor { id: id.clone(), source };
         let folder = self.node.layout.pod(id);
-        spawn_monitor(&self.node.programs, &folder, MONITOR_SOCKET, id).map_err(failed)?;
+        let (node, of) = (self.node.clone(), id.clone());
+        let spawned = tokio::task::spawn_blocking(move || spawn_monitor(&node.programs, &node.layout.pod(&of), MONITOR_SOCKET, &of));
+        spawned.await.map_err(|_| PodError::CutOff)?.map_err(failed)?;
         let (link, events) = connect_monitor(&folder, MONITOR_SOCKET).await.map_err(failed)?;
         tracing::debug!(sandbox = %id, pid = link.pid, "the monitor runs");
         Ok((link, events))

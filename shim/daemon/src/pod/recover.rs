@@ -16,31 +16,20 @@
 use super::PodError;
 use super::container::undo_until_done;
 use super::driver::Pod;
-use super::ending::{reason_of, unseen_end};
+use super::ending::{Watcher, end_of_lost, runs};
 use super::make::undo;
-use super::teardown::{blocking, end_monitor, end_silent_monitor};
+use super::monitor::{Found, Monitor, end_orphaned_commands, end_silent_monitor, find_monitor};
+use super::teardown::{blocking, end_monitor};
 use crate::chain::Chain;
 use crate::effects::{
-    MonitorError, MonitorEvent, MonitorLink, Node, SandboxCgroups, collect_netns_names, connect_monitor, kill_pod_cgroups, now_ns,
-    remove_container_cgroup, unlink_netns,
+    MonitorError, Node, SandboxCgroups, collect_netns_names, kill_pod_cgroups, now_ns, remove_container_cgroup, unlink_netns,
 };
-use crate::plan::MONITOR_SOCKET;
-use crate::store::{
-    ContainerPhase, ContainerRecord, DamagedPod, ExitReason, Loaded, LoadedPod, SandboxPhase, SandboxRecord, Store, read_record,
-};
+use crate::request::KILL;
+use crate::store::{ContainerPhase, ContainerRecord, DamagedPod, Loaded, LoadedPod, SandboxPhase, SandboxRecord, Store};
 use futures_util::future::join_all;
-use podbox_plan::wire::RunningProcess;
-use podbox_plan::{ContainerId, ExitRecord, ProcessRef, SandboxId};
-use std::collections::{HashMap, HashSet};
+use podbox_plan::ContainerId;
+use std::collections::HashSet;
 use std::sync::Arc;
-use tokio::sync::mpsc;
-
-/// The exit code of a container whose end nobody saw.
-const UNKNOWN_CODE: i32 = 255;
-/// 128 + SIGKILL
-const KILLED: i32 = 137;
-/// `SIGKILL`
-const KILL: i32 = 9;
 
 /// Reads the records and brings each pod into a state that is true.
 pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<Pod>, PodError> {
@@ -64,11 +53,11 @@ async fn end_damaged(node: &Arc<Node>, pod: &DamagedPod) {
     let path = format!("{}/{}", node.config.cgroup.parent.as_str().trim_end_matches('/'), pod.id);
     let (host, killed) = (node.clone(), path.clone());
     let killed = blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &[killed])?)).await;
-    let ended = match connect_monitor(&pod.folder, MONITOR_SOCKET).await {
-        Ok((link, _events)) => end_all(&pod.id, &link).await,
-        Err(error) => {
-            // Gone, most likely; if not, it does not answer.
-            end_silent_monitor(&pod.id, &error);
+    let ended = match find_monitor(&pod.folder).await {
+        Found::Answers(monitor) => end_all(pod, &monitor).await,
+        Found::Gone => Ok(()),
+        Found::Silent(error) | Found::Hindered(error) => {
+            end_silent_monitor(&pod.id, None, &error).await;
             Ok(())
         }
     };
@@ -81,15 +70,14 @@ async fn end_damaged(node: &Arc<Node>, pod: &DamagedPod) {
 }
 
 /// Kills all that a monitor watches, and ends it.
-async fn end_all(id: &SandboxId, link: &MonitorLink) -> Result<(), PodError> {
-    let failed = |source| PodError::Monitor { id: id.clone(), source };
-    for process in link.state().await.map_err(failed)? {
-        match link.signal(process.process, KILL, false).await {
+async fn end_all(pod: &DamagedPod, monitor: &Monitor) -> Result<(), PodError> {
+    for running in &monitor.processes {
+        match monitor.link.signal(running.process.clone(), KILL, false).await {
             Ok(()) | Err(MonitorError::NotRunning { .. }) => {}
-            Err(source) => return Err(failed(source)),
+            Err(source) => return Err(PodError::Monitor { id: pod.id.clone(), source }),
         }
     }
-    end_monitor(id, link).await
+    end_monitor(&pod.folder, &pod.id, Some(monitor.link.pid), Some(monitor.link.clone())).await
 }
 
 fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {
@@ -99,46 +87,39 @@ fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {
     }
 }
 
-/// What is known of the monitor's processes; `None`: it is gone.
-type Monitor = Option<(MonitorLink, mpsc::Receiver<MonitorEvent>, Vec<RunningProcess>)>;
-
 async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Pod {
     let LoadedPod { mut sandbox, containers } = pod;
-    let monitor = find_monitor(node, &sandbox).await;
-    let runs: HashMap<ContainerId, (i32, i64)> = match &monitor {
-        Some((_, _, processes)) => processes.iter().filter_map(as_container).collect(),
-        None => HashMap::new(),
+    let monitor = take_over_monitor(node, &sandbox).await;
+    let watcher = match &monitor {
+        Some(_) => Watcher::Alive,
+        None if sandbox.boot_id == node.facts.boot_id => Watcher::Gone,
+        None => Watcher::OtherBoot,
     };
-    let pause_runs = monitor.iter().any(|(_, _, processes)| processes.iter().any(|process| process.process == ProcessRef::Pause));
-    if monitor.is_none() && sandbox.boot_id == node.facts.boot_id {
+    if watcher == Watcher::Gone {
         kill_remains(node, &sandbox, &containers).await;
     }
-    if sandbox.phase == SandboxPhase::Ready && !pause_runs {
+    if sandbox.phase == SandboxPhase::Ready && !monitor.as_ref().is_some_and(Monitor::watches_pause) {
         sandbox.phase = SandboxPhase::NotReady;
     }
     if let Err(error) = store.save_sandbox(&sandbox) {
         tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "the sandbox's record is behind");
         store.show_sandbox(&sandbox);
     }
-    end_unknown(node, &sandbox, &containers, runs.keys()).await;
+    end_unknown(node, &sandbox, &containers, monitor.iter().flat_map(Monitor::containers)).await;
     let mut recovered = Vec::new();
     for mut record in containers {
         if record.phase == ContainerPhase::Creating {
-            let (node, store) = (node.clone(), store.clone());
-            let _ = tokio::task::spawn_blocking(move || undo_until_done(&node, &store, &record)).await;
+            undo_until_done(node, store, record).await;
             continue;
         }
-        record.phase = true_phase(node, &sandbox, &record, runs.get(&record.id), monitor.is_some());
+        record.phase = true_phase(node, &record, monitor.as_ref(), watcher);
         if let Err(error) = store.save_container(&record) {
             tracing::error!(container = %record.id, error = %Chain(&error), "the container's record is behind");
             store.show_container(&record);
         }
         recovered.push(record);
     }
-    let (link, events) = match monitor {
-        Some((link, events, _)) => (Some(link), Some(events)),
-        None => (None, None),
-    };
+    let (link, events) = monitor.map(|monitor| (monitor.link, monitor.events)).unzip();
     Pod { record: sandbox, link, events, containers: recovered }
 }
 
@@ -154,29 +135,24 @@ async fn end_unknown(node: &Arc<Node>, sandbox: &SandboxRecord, known: &[Contain
     }
 }
 
-fn as_container(process: &RunningProcess) -> Option<(ContainerId, (i32, i64))> {
-    match &process.process {
-        ProcessRef::Container(id) => Some((id.clone(), (process.pid, process.started_at_ns))),
-        ProcessRef::Pause | ProcessRef::Exec(_) => None,
-    }
-}
-
-async fn find_monitor(node: &Node, sandbox: &SandboxRecord) -> Monitor {
+/// The monitor of a pod, if it can be asked. One of a pod that is ready and that cannot be asked is ended with its pod.
+async fn take_over_monitor(node: &Node, sandbox: &SandboxRecord) -> Option<Monitor> {
     if sandbox.boot_id != node.facts.boot_id {
         return None;
     }
-    let (link, events) = match connect_monitor(&node.layout.pod(&sandbox.id), MONITOR_SOCKET).await {
-        Ok(connected) => connected,
-        Err(error) => {
-            if sandbox.phase == SandboxPhase::Ready {
-                // One that is there and does not answer could never be asked to end its pod.
-                end_silent_monitor(&sandbox.id, &error);
-            }
-            return None;
+    match find_monitor(&node.layout.pod(&sandbox.id)).await {
+        Found::Answers(monitor) => {
+            end_orphaned_commands(&monitor.link, &monitor.processes).await;
+            Some(monitor)
         }
-    };
-    let processes = link.state().await.ok()?;
-    Some((link, events, processes))
+        Found::Gone => None,
+        Found::Silent(error) | Found::Hindered(error) => {
+            if sandbox.phase == SandboxPhase::Ready {
+                end_silent_monitor(&sandbox.id, sandbox.pause.as_ref().map(|pause| pause.monitor_pid), &error).await;
+            }
+            None
+        }
+    }
 }
 
 /// Whatever the monitor left behind when it went.
@@ -190,40 +166,14 @@ async fn kill_remains(node: &Arc<Node>, sandbox: &SandboxRecord, containers: &[C
 }
 
 /// The state that a container is in, by what runs and what stands on disk.
-fn true_phase(
-    node: &Node,
-    sandbox: &SandboxRecord,
-    record: &ContainerRecord,
-    running: Option<&(i32, i64)>,
-    has_monitor: bool,
-) -> ContainerPhase {
-    let started = matches!(record.phase, ContainerPhase::Starting | ContainerPhase::Running { .. });
-    if !started {
+fn true_phase(node: &Node, record: &ContainerRecord, monitor: Option<&Monitor>, watcher: Watcher) -> ContainerPhase {
+    if !runs(record) {
         return record.phase.clone();
     }
-    if let Some((pid, started_at_ns)) = running {
-        return ContainerPhase::Running { pid: *pid, started_at_ns: *started_at_ns };
+    if let Some(init) = monitor.and_then(|monitor| monitor.init_of(&record.id)) {
+        return ContainerPhase::Running { pid: init.pid, started_at_ns: init.started_at_ns };
     }
-    match read_record::<ExitRecord>(&node.layout.container_exit(&sandbox.id, &record.id)) {
-        Ok(end) => ContainerPhase::Exited { reason: reason_of(&end), record: end, message: String::new() },
-        // The monitor drops what it was starting for a daemon that is gone.
-        Err(_) if record.phase == ContainerPhase::Starting && has_monitor => ContainerPhase::Created,
-        Err(_) if sandbox.boot_id != node.facts.boot_id => ContainerPhase::Exited {
-            record: unseen_end(UNKNOWN_CODE, now_ns()),
-            reason: ExitReason::Unknown,
-            message: "the machine was started anew".to_owned(),
-        },
-        Err(_) if has_monitor => ContainerPhase::Exited {
-            record: unseen_end(UNKNOWN_CODE, now_ns()),
-            reason: ExitReason::Unknown,
-            message: "its end could not be recorded".to_owned(),
-        },
-        Err(_) => ContainerPhase::Exited {
-            record: unseen_end(KILLED, now_ns()),
-            reason: ExitReason::Error,
-            message: "the pod's monitor was killed, and its containers with it".to_owned(),
-        },
-    }
+    end_of_lost(&node.layout, record, watcher, now_ns()).unwrap_or(ContainerPhase::Created)
 }
 
 /// Collects what belongs to no pod. What cannot be collected is no reason not to serve.

@@ -1,28 +1,23 @@
 //! Stopping a pod: everything ends, the network is given back, the cgroups go. From the record, whatever is left of it.
 
 use super::PodError;
-use crate::chain::Chain;
+use super::monitor::{Found, end_silent_monitor, find_monitor};
+use super::retry::until_done;
 use crate::effects::{
-    MonitorError, MonitorLink, Node, SandboxCgroups, connect_monitor, kill_monitor, kill_pod_cgroups, remove_container_cgroup, remove_made,
-    unlink_netns,
+    MonitorError, MonitorLink, Node, SandboxCgroups, kill_pod_cgroups, remove_container_cgroup, remove_made, unlink_netns,
 };
-use crate::plan::MONITOR_SOCKET;
 use crate::store::{SandboxRecord, Store};
 use podbox_plan::SandboxId;
-use rustix::io::Errno;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The monitor reaps within microseconds of a kill; this many looks, each twice as late as the one before, is seconds.
 const SHUTDOWN_TRIES: u32 = 13;
 
-/// Between attempts to take away a link that the kernel would not let go of.
-const DETACH_PAUSE: Duration = Duration::from_secs(1);
-const DETACH_PAUSE_MAX: Duration = Duration::from_secs(60);
-
 /// What is to be stopped beside pause.
 pub(super) struct StopOrder {
-    /// The way to the monitor; `None`: look whether there is one.
+    /// The way to the monitor; `None`: it is looked for.
     pub link: Option<MonitorLink>,
     /// Cgroups of containers.
     pub containers: Vec<String>,
@@ -45,12 +40,7 @@ pub(super) fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(),
     let (node, id) = (node.clone(), record.id.clone());
     unlink_netns(&id).map_err(|source| PodError::Files { id: id.clone(), source })?;
     tokio::spawn(async move {
-        let mut pause = DETACH_PAUSE;
-        while let Err(error) = node.network.detach(id.as_str()).await {
-            tracing::error!(sandbox = %id, error = %Chain(&error), "the pod's link stays, and its addresses with it; trying again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(DETACH_PAUSE_MAX);
-        }
+        until_done("the pod's link stays, and its addresses with it", id.as_str(), || node.network.detach(id.as_str())).await;
         node.network.release(id.as_str());
     });
     Ok(())
@@ -58,42 +48,56 @@ pub(super) fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(),
 
 /// Ends everything that runs in a pod, and gives its cgroups back.
 pub(super) async fn end_processes(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord, order: StopOrder) -> Result<(), PodError> {
-    let link = match order.link.clone() {
-        Some(link) => Some(link),
-        None => find_monitor(node, record).await?,
-    };
     let cgroups = SandboxCgroups::new(&record.cgroup, &record.id);
     let mut paths = order.containers.clone();
     paths.push(cgroups.pause());
     let host = node.clone();
     blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &paths)?)).await?;
-    if let Some(link) = link {
-        end_monitor(&record.id, &link).await?;
-    }
+    end_monitor(&node.layout.pod(&record.id), &record.id, record.pause.as_ref().map(|pause| pause.monitor_pid), order.link).await?;
     let (host, store, made) = (node.clone(), store.clone(), record.cgroup_made.clone().unwrap_or_default());
     blocking(move || {
         order.containers.iter().try_for_each(|path| remove_container_cgroup(&host.hierarchies, path))?;
         cgroups.remove_pause(&host.hierarchies)?;
-        store.remove_cgroups(made, |made| Ok::<_, PodError>(remove_made(made)?))
+        let mut all = store.shared_cgroups();
+        all.merge(made);
+        remove_made(&all)?;
+        Ok(store.keep_shared_cgroups(all)?)
     })
     .await
 }
 
-/// The monitor of a pod whose link is not at hand; `None` if it is gone.
-async fn find_monitor(node: &Arc<Node>, record: &SandboxRecord) -> Result<Option<MonitorLink>, PodError> {
-    match connect_monitor(&node.layout.pod(&record.id), MONITOR_SOCKET).await {
-        Ok((link, _events)) => Ok(Some(link)),
-        Err(MonitorError::Connect(Errno::CONNREFUSED | Errno::NOENT) | MonitorError::Gone) => Ok(None),
-        Err(error @ (MonitorError::Silent { .. } | MonitorError::NoCommonVersion)) => {
-            end_silent_monitor(&record.id, &error);
-            Ok(None)
+/// Ends a pod's monitor, which has been left nothing to watch, over the link that is at hand or else over a new one. It refuses
+/// until it has reaped, and recorded, what was just killed; one that does not answer is killed itself. `pid` is what is known of it.
+pub(super) async fn end_monitor(folder: &Path, id: &SandboxId, pid: Option<i32>, link: Option<MonitorLink>) -> Result<(), PodError> {
+    let failed = |source| PodError::Monitor { id: id.clone(), source };
+    let mut outcome = match &link {
+        Some(link) => shut_down(link).await,
+        None => Err(MonitorError::Gone),
+    };
+    if matches!(outcome, Err(MonitorError::Gone)) {
+        // Gone is the connection: the monitor itself may be about its business.
+        outcome = match find_monitor(folder).await {
+            Found::Answers(monitor) => shut_down(&monitor.link).await,
+            Found::Gone => Ok(()),
+            Found::Silent(error) => {
+                end_silent_monitor(id, pid, &error).await;
+                Ok(())
+            }
+            Found::Hindered(source) => return Err(failed(source)),
+        };
+    }
+    match outcome {
+        Err(error @ MonitorError::Silent { .. }) => {
+            end_silent_monitor(id, pid, &error).await;
+            Ok(())
         }
-        Err(source) => Err(PodError::Monitor { id: record.id.clone(), source }),
+        // It ended before its answer was read.
+        Err(MonitorError::Gone) => Ok(()),
+        other => other.map_err(failed),
     }
 }
 
-/// Ends the monitor. It refuses until it has reaped, and recorded, what was just killed; one that does not answer is killed itself.
-pub(super) async fn end_monitor(id: &SandboxId, link: &MonitorLink) -> Result<(), PodError> {
+async fn shut_down(link: &MonitorLink) -> Result<(), MonitorError> {
     let mut pause = Duration::from_micros(500);
     let mut outcome = link.shutdown().await;
     for _ in 1..SHUTDOWN_TRIES {
@@ -104,21 +108,7 @@ pub(super) async fn end_monitor(id: &SandboxId, link: &MonitorLink) -> Result<()
         pause *= 2;
         outcome = link.shutdown().await;
     }
-    match outcome {
-        Err(error @ MonitorError::Silent { .. }) => {
-            end_silent_monitor(id, &error);
-            Ok(())
-        }
-        other => other.map_err(|source| PodError::Monitor { id: id.clone(), source }),
-    }
-}
-
-/// A monitor that is stopped or hangs holds up its pod for ever; everything it could still tell of is killed already.
-pub(super) fn end_silent_monitor(id: &SandboxId, error: &MonitorError) {
-    match kill_monitor(id) {
-        0 => tracing::error!(sandbox = %id, error = %Chain(error), "the pod's monitor is gone"),
-        _ => tracing::error!(sandbox = %id, error = %Chain(error), "the pod's monitor did not answer and is killed"),
-    }
+    outcome
 }
 
 /// Work that waits for the kernel, away from the tasks that serve.

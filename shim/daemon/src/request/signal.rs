@@ -37,6 +37,9 @@ const NAMES: [(&str, i32); 34] = [
     ("SYS", 31),
 ];
 
+/// `SIGKILL`
+pub const KILL: i32 = 9;
+
 /// The first real-time signal that programs can use: the C library keeps 32 and 33.
 const RT_MIN: i32 = 34;
 const RT_MAX: i32 = 64;

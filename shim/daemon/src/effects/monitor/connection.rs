@@ -33,8 +33,8 @@ pub(super) struct Connection {
 
 /// Why the task ends.
 enum End {
-    /// The monitor is gone or talks nonsense.
-    MonitorGone,
+    /// The monitor closed it, or talks nonsense.
+    Lost,
     /// Nobody holds a link any more.
     LinkDropped,
 }
@@ -55,10 +55,10 @@ impl Connection {
                 biased;
                 received = receive(&self.socket) => match received {
                     Ok(received) => self.take(received).await,
-                    Err(WireError::Closed) => Err(End::MonitorGone),
+                    Err(WireError::Closed) => Err(End::Lost),
                     Err(error) => {
                         tracing::error!(%error, "a monitor sent what cannot be read");
-                        Err(End::MonitorGone)
+                        Err(End::Lost)
                     }
                 },
                 outgoing = self.outgoing.recv() => match outgoing {
@@ -68,7 +68,7 @@ impl Connection {
             };
             match step {
                 Ok(()) => {}
-                Err(End::MonitorGone | End::LinkDropped) => return,
+                Err(End::Lost | End::LinkDropped) => return,
             }
         }
     }
@@ -81,7 +81,7 @@ impl Connection {
         let sent = loop {
             let mut ready = match self.socket.writable().await {
                 Ok(ready) => ready,
-                Err(_) => return Err(End::MonitorGone),
+                Err(_) => return Err(End::Lost),
             };
             match wire::send(self.socket.get_ref(), &request, &borrowed) {
                 Err(WireError::NotReady) => ready.clear_ready(),
@@ -97,7 +97,7 @@ impl Connection {
                 self.waiting.insert(id, (outgoing.reply, number));
                 Ok(())
             }
-            Err(WireError::Closed) => Err(End::MonitorGone),
+            Err(WireError::Closed) => Err(End::Lost),
             Err(error) => {
                 // An asker that stopped waiting has no use for the reason.
                 let _ = outgoing.reply.send(Err(MonitorError::Send(error)));

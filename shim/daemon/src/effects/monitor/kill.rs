@@ -4,8 +4,14 @@ use podbox_plan::SandboxId;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Kills the monitors of a sandbox: whatever runs under the name that [`spawn_monitor`](super::spawn_monitor) gives them. Tells how
-/// many there were. Nothing but the pod's own processes could take that name, and those are killed as well where this is used.
-pub fn kill_monitor(id: &SandboxId) -> usize {
+/// many there were. `known` is the process id that is on record: if that is one, the others are not looked for. Else this reads
+/// through all of `/proc`.
+///
+/// Any process of the node's can take that name; what it gains by that is to be killed.
+pub fn kill_monitor(id: &SandboxId, known: Option<i32>) -> usize {
+    if known.is_some_and(|pid| kill_if_monitor(pid, id)) {
+        return 1;
+    }
     let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| kill_if_monitor(*pid, id)).count()

@@ -14,6 +14,8 @@ use tokio::process::Command;
 /// Makes a monitor's socket in the pod's folder and starts the monitor on it. The socket is listening before the monitor
 /// runs, so that connecting needs no second try. The monitor is a child until this daemon dies, and reaped when it ends before.
 ///
+/// Waits for the kernel to copy and to execute: not for a task that serves.
+///
 /// # Errors
 /// Nothing is left but perhaps the socket's file, which goes with the folder.
 pub fn spawn_monitor(programs: &Programs, folder: &Path, socket: &str, id: &SandboxId) -> Result<(), MonitorError> {

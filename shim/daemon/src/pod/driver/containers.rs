@@ -2,27 +2,25 @@
 
 use super::{Container, Done, Driver, Reply, SharedReply, tell_all};
 use crate::chain::Chain;
-use crate::effects::{ExecOutput, MonitorError, MonitorLink, Started, cgroup_entry, exec_sync, now_ns, remove_container_cgroup};
+use crate::effects::{
+    ExecOutput, MonitorError, MonitorLink, Node, Started, cgroup_entry, exec_sync, kill_pod_cgroups, now_ns, remove_container_cgroup,
+};
 use crate::plan::plan_exec;
 use crate::pod::PodError;
 use crate::pod::admission::Verdict;
 use crate::pod::container::{choose_pid, intent, launch_container, make_container, undo_container, undo_until_done};
-use crate::pod::ending::{reason_of, state_name, unseen_end};
+use crate::pod::ending::{START_ERROR_CODE, reason_of, runs, state_name, unseen_end};
 use crate::pod::pods::random_id;
 use crate::pod::teardown::blocking;
-use crate::request::{ContainerConfig, ContainerMetadata};
+use crate::request::{ContainerConfig, KILL};
 use crate::store::{ContainerPhase, ContainerRecord, ExitReason, LookupError, SandboxPhase};
 use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// `SIGKILL`
-const KILL: i32 = 9;
 /// How long a killed container may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The exit code of a container whose program could not be started, as other runtimes report it.
-const START_ERROR_CODE: i32 = 128;
 
 impl Driver {
     pub(super) fn create(&mut self, config: ContainerConfig, reply: SharedReply) {
@@ -51,9 +49,10 @@ impl Driver {
             Verdict::Begin => {
                 let id = ContainerId::from_random(random_id());
                 let intent = intent(&self.record, id.clone(), config);
-                let making = make_container(self.node.clone(), self.store.clone(), self.record.clone(), intent, pid);
-                self.making += 1;
-                self.work.spawn(async move { Done::Made { metadata, id, outcome: making.await.map(Box::new) } });
+                let (node, store, door) = (self.node.clone(), self.store.clone(), self.door.clone());
+                let making = make_container(node, store, self.record.clone(), intent, pid, door);
+                self.making.insert(id.clone(), metadata);
+                self.work.spawn(async move { Done::Made { id, outcome: making.await.map(Box::new) } });
             }
         }
     }
@@ -64,9 +63,11 @@ impl Driver {
         if ready { Ok(()) } else { Err(PodError::SandboxNotReady { id: self.record.id.clone() }) }
     }
 
-    pub(super) fn made(&mut self, metadata: ContainerMetadata, id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError>) {
-        self.making -= 1;
-        let outcome = outcome.and_then(|record| match self.store.save_container(&record) {
+    pub(super) fn on_made(&mut self, id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError>) {
+        // Those who waited for one that comes after the stop were told then.
+        let awaited = self.making.remove(&id);
+        let ready = awaited.as_ref().ok_or(PodError::Stopping).and_then(|_| self.check_ready());
+        let outcome = outcome.and_then(|record| match ready.and_then(|()| Ok(self.store.save_container(&record)?)) {
             Ok(()) => {
                 self.containers.insert(id.clone(), Container::new(*record));
                 Ok(id)
@@ -74,14 +75,22 @@ impl Driver {
             Err(error) => {
                 let (node, store) = (self.node.clone(), self.store.clone());
                 self.work.spawn(async move {
-                    let _ = tokio::task::spawn_blocking(move || undo_until_done(&node, &store, &record)).await;
+                    undo_until_done(&node, &store, *record).await;
                     Done::Tidied
                 });
-                Err(error.into())
+                Err(error)
             }
         });
-        self.names.finish(metadata, outcome.map_err(Arc::new));
-        self.go_on_stopping();
+        if let Some(metadata) = awaited {
+            self.names.finish(metadata, outcome.map_err(Arc::new));
+        }
+    }
+
+    /// Tells those who wait for containers that they will not come. What is made of them all the same is undone when it does.
+    pub(super) fn give_makers_up(&mut self) {
+        for (_, metadata) in std::mem::take(&mut self.making) {
+            self.names.finish(metadata, Err(Arc::new(PodError::SandboxNotReady { id: self.record.id.clone() })));
+        }
     }
 
     fn find(&mut self, id: &ContainerId) -> Result<&mut Container, PodError> {
@@ -90,7 +99,10 @@ impl Driver {
     }
 
     fn link(&self) -> Result<MonitorLink, PodError> {
-        self.link.clone().ok_or_else(|| PodError::SandboxNotReady { id: self.record.id.clone() })
+        self.link.clone().ok_or_else(|| match self.record.phase {
+            SandboxPhase::Ready => PodError::OutOfReach { id: self.record.id.clone() },
+            SandboxPhase::Creating | SandboxPhase::NotReady => PodError::SandboxNotReady { id: self.record.id.clone() },
+        })
     }
 
     pub(super) fn start(&mut self, id: &ContainerId, reply: Reply<()>) {
@@ -100,6 +112,7 @@ impl Driver {
                 if let Some(container) = self.containers.get_mut(&id) {
                     container.start = Some(reply);
                 }
+                self.launching += 1;
                 self.work.spawn(async move { Done::Launched { outcome: launch_container(node, sandbox, record, link).await, id } });
             }
             Err(error) => {
@@ -123,51 +136,64 @@ impl Driver {
         Ok((starting, link))
     }
 
-    pub(super) fn launched(&mut self, id: &ContainerId, outcome: Result<Started, PodError>) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let reply = container.start.take();
-        let early_end = container.early_end.take();
-        let answer = match outcome {
-            Ok(started) => {
-                container.record.phase = ContainerPhase::Running { pid: started.pid, started_at_ns: started.started_at_ns };
-                let record = container.record.clone();
-                self.save_container(&record);
-                if let Some(end) = early_end {
-                    self.container_ended(id, end);
-                }
-                Ok(())
+    pub(super) fn on_launched(&mut self, id: &ContainerId, outcome: Result<Started, PodError>) {
+        self.launching -= 1;
+        match outcome {
+            Ok(started) => self.record_running(id, started.pid, started.started_at_ns),
+            // Whether it was born is seen when the monitor is found again, or gone.
+            Err(PodError::Start { source: MonitorError::Gone, .. }) if self.stopping.is_none() && !self.is_stopped() => {}
+            Err(PodError::Start { source: MonitorError::Gone, .. }) => {
+                let error = PodError::SandboxNotReady { id: self.record.id.clone() };
+                self.answer_start(id, Err(error));
             }
-            // The monitor went with it: what becomes of its containers is decided where that is noticed.
-            Err(PodError::Start { source: MonitorError::Gone, .. }) => Err(PodError::SandboxNotReady { id: self.record.id.clone() }),
             Err(error) => {
-                self.set_ended(id, unseen_end(START_ERROR_CODE, now_ns()), ExitReason::StartError, Chain(&error).to_string());
-                Err(error)
+                self.record_end(id, unseen_end(START_ERROR_CODE, now_ns()), ExitReason::StartError, Chain(&error).to_string());
+                self.answer_start(id, Err(error));
             }
-        };
-        if let Some(reply) = reply {
+        }
+        self.settle_search();
+    }
+
+    fn answer_start(&mut self, id: &ContainerId, answer: Result<(), PodError>) {
+        if let Some(reply) = self.containers.get_mut(id).and_then(|container| container.start.take()) {
             let _ = reply.send(answer);
         }
     }
 
-    pub(super) fn container_ended(&mut self, id: &ContainerId, end: ExitRecord) {
+    /// A container's init runs; whoever waits for its start is told, and its end, if that was heard of first, is recorded.
+    pub(super) fn record_running(&mut self, id: &ContainerId, pid: i32, started_at_ns: i64) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if container.record.phase != ContainerPhase::Starting {
+            return;
+        }
+        let early_end = container.early_end.take();
+        let record = ContainerRecord { phase: ContainerPhase::Running { pid, started_at_ns }, ..container.record.clone() };
+        self.record_container(record);
+        if let Some(end) = early_end {
+            self.on_container_exit(id, end);
+        }
+        self.answer_start(id, Ok(()));
+    }
+
+    pub(super) fn on_container_exit(&mut self, id: &ContainerId, end: ExitRecord) {
         let Some(container) = self.containers.get_mut(id) else { return };
         match container.record.phase {
             ContainerPhase::Starting => container.early_end = Some(end),
             ContainerPhase::Running { .. } => {
                 let reason = reason_of(&end);
-                self.set_ended(id, end, reason, String::new());
+                self.record_end(id, end, reason, String::new());
             }
             ContainerPhase::Creating | ContainerPhase::Created | ContainerPhase::Exited { .. } => {}
         }
     }
 
     /// Writes a container's end down, tells who waits for it, and gives its cgroup back.
-    pub(super) fn set_ended(&mut self, id: &ContainerId, end: ExitRecord, reason: ExitReason, message: String) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        container.record.phase = ContainerPhase::Exited { record: end, reason, message };
-        let (record, ended) = (container.record.clone(), container.ended.clone());
+    pub(super) fn record_end(&mut self, id: &ContainerId, end: ExitRecord, reason: ExitReason, message: String) {
+        let Some(container) = self.containers.get(id) else { return };
+        let record = ContainerRecord { phase: ContainerPhase::Exited { record: end, reason, message }, ..container.record.clone() };
+        let ended = container.ended.clone();
         // Saved first: who hears of the end may ask for the state, or remove the container, at once.
-        self.save_container(&record);
+        self.record_container(record.clone());
         ended.send_replace(true);
         let node = self.node.clone();
         self.work.spawn(async move {
@@ -189,18 +215,21 @@ impl Driver {
     }
 
     pub(super) fn stop(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
-        let running = self.containers.get(id).filter(|container| runs(&container.record));
-        let (Some(container), Some(link)) = (running, self.link.clone()) else {
+        let Some(container) = self.containers.get(id).filter(|container| runs(&container.record)) else {
             let _ = reply.send(Ok(()));
             return;
         };
         let signal = container.record.plan.as_ref().map_or(KILL, |plan| plan.stop_signal);
-        let stop = end_container(link, id.clone(), signal, grace, container.ended.subscribe());
-        tokio::spawn(async move { reply.send(stop.await) });
+        let end = self.ending_of(container).end(signal, grace);
+        tokio::spawn(async move { reply.send(end.await) });
+    }
+
+    fn ending_of(&self, container: &Container) -> Ending {
+        let (id, cgroup) = (container.record.id.clone(), container.record.cgroup.clone());
+        Ending { node: self.node.clone(), link: self.link.clone(), id, cgroup, ended: container.ended.subscribe() }
     }
 
     pub(super) fn remove(&mut self, id: &ContainerId, reply: Reply<()>) {
-        let link = self.link.clone();
         let Some(container) = self.containers.get_mut(id) else {
             let _ = reply.send(Ok(()));
             return;
@@ -209,14 +238,17 @@ impl Driver {
         if container.removal.len() > 1 {
             return;
         }
-        let (ended, record) = (container.ended.subscribe(), container.record.clone());
+        let record = container.record.clone();
+        // One that runs out of the monitor's reach is ended by its undoing.
+        let ending = self.containers.get(id).map(|container| self.ending_of(container));
+        let ending = ending.filter(|ending| runs(&record) && ending.link.is_some());
         let (node, store, id) = (self.node.clone(), self.store.clone(), id.clone());
         self.work.spawn(async move {
-            let stopped = match link {
-                Some(link) if runs(&record) => end_container(link, id.clone(), KILL, Duration::ZERO, ended).await,
-                _ => Ok(()),
+            let ended = match ending {
+                Some(ending) => ending.end(KILL, Duration::ZERO).await,
+                None => Ok(()),
             };
-            let outcome = match stopped {
+            let outcome = match ended {
                 Ok(()) => blocking(move || undo_container(&node, &store, &record)).await,
                 Err(error) => Err(error),
             };
@@ -224,7 +256,7 @@ impl Driver {
         });
     }
 
-    pub(super) fn container_removed(&mut self, id: &ContainerId, outcome: Result<(), PodError>) {
+    pub(super) fn on_container_removed(&mut self, id: &ContainerId, outcome: Result<(), PodError>) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let waiters = std::mem::take(&mut container.removal);
         if outcome.is_ok() {
@@ -246,10 +278,11 @@ impl Driver {
                 let _ = reply.send(Err(error));
             }
             Ok((link, plan)) => {
+                let node = self.node.clone();
                 tokio::spawn(async move {
                     // A caller that goes away takes the command with it.
                     tokio::select! {
-                        outcome = exec_sync(&link, plan, timeout) => {
+                        outcome = exec_sync(&link, plan, timeout, &node.captures) => {
                             let _ = reply.send(outcome.map_err(|source| PodError::Exec { id, source }));
                         }
                         () = reply.closed() => {}
@@ -280,36 +313,43 @@ impl Driver {
     }
 }
 
-pub(super) fn runs(record: &ContainerRecord) -> bool {
-    matches!(record.phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
+/// The ending of one container.
+struct Ending {
+    node: Arc<Node>,
+    /// None: the monitor cannot be reached, or is gone and the kill of what it left is under way.
+    link: Option<MonitorLink>,
+    id: ContainerId,
+    cgroup: String,
+    ended: watch::Receiver<bool>,
 }
 
-/// Asks a container to end, waits, kills it, and waits until it is gone.
-async fn end_container(
-    link: MonitorLink,
-    id: ContainerId,
-    signal: i32,
-    grace: Duration,
-    mut ended: watch::Receiver<bool>,
-) -> Result<(), PodError> {
-    if !grace.is_zero() {
-        send_signal(&link, &id, signal).await?;
-        if let Ok(ended) = tokio::time::timeout(grace, ended.wait_for(|ended| *ended)).await {
-            // The other end closes only with the driver, when there is nothing left to wait for.
-            return ended.map(drop).map_err(|_| PodError::Stopping);
+impl Ending {
+    /// Asks the container to end, waits, kills it, and waits until it is gone.
+    async fn end(mut self, signal: i32, grace: Duration) -> Result<(), PodError> {
+        if !grace.is_zero() && self.signal(signal).await? {
+            if let Ok(ended) = tokio::time::timeout(grace, self.ended.wait_for(|ended| *ended)).await {
+                // The other end closes only with the driver, when there is nothing left to wait for.
+                return ended.map(drop).map_err(|_| PodError::Stopping);
+            }
+        }
+        if !self.signal(KILL).await? {
+            let (node, cgroup) = (self.node.clone(), self.cgroup.clone());
+            blocking(move || Ok(kill_pod_cgroups(&node.hierarchies, &[cgroup])?)).await?;
+        }
+        match tokio::time::timeout(KILL_TIMEOUT, self.ended.wait_for(|ended| *ended)).await {
+            Ok(ended) => ended.map(drop).map_err(|_| PodError::Stopping),
+            Err(_) => Err(PodError::DidNotStop { id: self.id, seconds: KILL_TIMEOUT.as_secs() }),
         }
     }
-    send_signal(&link, &id, KILL).await?;
-    match tokio::time::timeout(KILL_TIMEOUT, ended.wait_for(|ended| *ended)).await {
-        Ok(ended) => ended.map(drop).map_err(|_| PodError::Stopping),
-        Err(_) => Err(PodError::DidNotStop { id, seconds: KILL_TIMEOUT.as_secs() }),
-    }
-}
 
-async fn send_signal(link: &MonitorLink, id: &ContainerId, signal: i32) -> Result<(), PodError> {
-    match link.signal(ProcessRef::Container(id.clone()), signal, false).await {
-        // Gone already: its end is on its way to the driver.
-        Ok(()) | Err(MonitorError::NotRunning { .. } | MonitorError::Gone) => Ok(()),
-        Err(source) => Err(PodError::Signal { id: id.clone(), source }),
+    /// Whether the monitor was there to send it.
+    async fn signal(&self, signal: i32) -> Result<bool, PodError> {
+        let Some(link) = &self.link else { return Ok(false) };
+        match link.signal(ProcessRef::Container(self.id.clone()), signal, false).await {
+            // Ended already: the news is on its way to the driver.
+            Ok(()) | Err(MonitorError::NotRunning { .. }) => Ok(true),
+            Err(MonitorError::Gone) => Ok(false),
+            Err(source) => Err(PodError::Signal { id: self.id.clone(), source }),
+        }
     }
 }

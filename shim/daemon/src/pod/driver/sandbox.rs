@@ -1,65 +1,18 @@
 //! What the driver does with the sandbox itself.
 
-use super::containers::runs;
 use super::{Done, Driver, Reply, tell_all};
-use crate::chain::Chain;
-use crate::effects::{SandboxCgroups, kill_pod_cgroups, now_ns};
+use crate::effects::SandboxCgroups;
 use crate::pod::PodError;
 use crate::pod::container::undo_container;
-use crate::pod::ending::{reason_of, unseen_end};
 use crate::pod::teardown::{StopOrder, blocking, stop_pod};
-use crate::store::{ContainerRecord, ExitReason, SandboxPhase, read_record};
-use podbox_plan::{ContainerId, ExitRecord};
-
-/// 128 + SIGKILL
-const KILLED: i32 = 137;
+use crate::store::{ContainerRecord, SandboxPhase};
 
 impl Driver {
     /// Pause is gone: the pod takes no new containers. Those with a PID namespace of their own run on.
-    pub(super) fn pause_ended(&mut self) {
+    pub(super) fn record_not_ready(&mut self) {
         if self.record.phase == SandboxPhase::Ready {
             self.record.phase = SandboxPhase::NotReady;
-            self.save();
-        }
-    }
-
-    /// The monitor is gone, and with it the parent of everything in the pod: nothing that still runs could be watched any more.
-    pub(super) fn monitor_gone(&mut self) {
-        self.link = None;
-        // Stopping a pod ends its monitor.
-        if self.stopping.is_some() || self.is_stopped() {
-            return;
-        }
-        self.pause_ended();
-        let lost: Vec<ContainerRecord> =
-            self.containers.values().map(|container| &container.record).filter(|record| runs(record)).cloned().collect();
-        tracing::error!(sandbox = %self.record.id, containers = lost.len(), "the pod's monitor is gone: the pod is killed");
-        let mut paths: Vec<String> = lost.iter().map(|record| record.cgroup.clone()).collect();
-        paths.push(SandboxCgroups::new(&self.record.cgroup, &self.record.id).pause());
-        let containers = lost.into_iter().map(|record| record.id).collect();
-        let node = self.node.clone();
-        self.work.spawn(async move {
-            let outcome = blocking(move || Ok(kill_pod_cgroups(&node.hierarchies, &paths)?)).await;
-            Done::Killed { containers, outcome }
-        });
-    }
-
-    /// Containers whose monitor went first: what it still wrote down is the truth, the rest was killed.
-    pub(super) fn killed(&mut self, containers: &[ContainerId], outcome: Result<(), PodError>) {
-        if let Err(error) = outcome {
-            tracing::error!(sandbox = %self.record.id, error = %Chain(&error), "processes of a lost pod remain");
-        }
-        for id in containers {
-            match read_record::<ExitRecord>(&self.node.layout.container_exit(&self.record.id, id)) {
-                Ok(end) => {
-                    let reason = reason_of(&end);
-                    self.set_ended(id, end, reason, String::new());
-                }
-                Err(_) => {
-                    let message = "the pod's monitor was killed, and its containers with it".to_owned();
-                    self.set_ended(id, unseen_end(KILLED, now_ns()), ExitReason::Error, message);
-                }
-            }
+            self.record_sandbox();
         }
     }
 
@@ -72,41 +25,53 @@ impl Driver {
             let _ = reply.send(Ok(()));
             return;
         }
-        self.stopping = Some(vec![reply]);
-        self.go_on_stopping();
+        self.begin_stop(vec![reply]);
     }
 
-    /// Containers that are being made when the stop comes are made first: their undoing is then the same as the others'.
-    pub(super) fn go_on_stopping(&mut self) {
-        if self.stopping.is_none() || self.making > 0 {
-            return;
-        }
-        let (node, store, record) = (self.node.clone(), self.store.clone(), self.record.clone());
-        let order = StopOrder {
-            link: self.link.clone(),
-            containers: self.containers.values().map(|container| container.record.cgroup.clone()).collect(),
-        };
-        self.work.spawn(async move { Done::SandboxStopped(stop_pod(&node, &store, &record, order).await) });
+    /// Containers that are being made are not waited for: their making may hang for ever, and is undone if it ends.
+    fn begin_stop(&mut self, waiters: Vec<Reply<()>>) {
+        self.stopping = Some(waiters);
+        self.end_search();
+        let cgroups = SandboxCgroups::new(&self.record.cgroup, &self.record.id);
+        let containers = self.containers.keys().chain(self.making.keys()).map(|id| cgroups.container(id)).collect();
+        self.give_makers_up();
+        let (node, store, record, door) = (self.node.clone(), self.store.clone(), self.record.clone(), self.door.clone());
+        let order = StopOrder { link: self.link.clone(), containers };
+        self.work.spawn(async move {
+            let closed = blocking(move || {
+                door.close();
+                Ok(())
+            });
+            let stopped = match closed.await {
+                Ok(()) => stop_pod(&node, &store, &record, order).await,
+                Err(error) => Err(error),
+            };
+            Done::SandboxStopped(stopped)
+        });
     }
 
     /// Everything is stopped and given back already.
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.record.phase == SandboxPhase::NotReady && self.record.network_released
     }
 
-    pub(super) fn sandbox_stopped(&mut self, outcome: Result<(), PodError>) {
+    pub(super) fn on_sandbox_stopped(&mut self, outcome: Result<(), PodError>) {
+        let waiters = self.stopping.take().unwrap_or_default();
         if outcome.is_ok() {
             self.link = None;
             self.record.network_released = true;
             self.record.phase = SandboxPhase::NotReady;
-            self.save();
+            self.record_sandbox();
             // The monitor told of every end before its own. What it could not tell of, since it was killed, was killed too.
-            let lost = self.containers.values().filter(|container| runs(&container.record));
-            let lost: Vec<ContainerId> = lost.map(|container| container.record.id.clone()).collect();
-            self.killed(&lost, Ok(()));
+            let lost = self.running_containers();
+            self.on_killed(&lost, Ok(()));
+        } else if self.events.is_none() && self.record.phase == SandboxPhase::Ready {
+            // The connection went meanwhile: what is left of the pod is looked at as at any other time.
+            self.link = None;
+            self.begin_search(true);
         }
         let failed = outcome.is_err();
-        tell_all(self.stopping.take().unwrap_or_default(), outcome);
+        tell_all(waiters, outcome);
         if self.removal.is_empty() {
             return;
         }
@@ -126,8 +91,7 @@ impl Driver {
         if self.is_stopped() {
             self.begin_removal();
         } else {
-            self.stopping = Some(Vec::new());
-            self.go_on_stopping();
+            self.begin_stop(Vec::new());
         }
     }
 
@@ -145,7 +109,7 @@ impl Driver {
         });
     }
 
-    pub(super) fn sandbox_removed(&mut self, outcome: Result<(), PodError>) {
+    pub(super) fn on_sandbox_removed(&mut self, outcome: Result<(), PodError>) {
         self.removed = outcome.is_ok();
         if outcome.is_err() {
             tell_all(std::mem::take(&mut self.removal), outcome);
