@@ -1,7 +1,7 @@
 //! One cgroup in all the hierarchies that podbox uses.
 
 use crate::hierarchies::Home;
-use crate::{CgroupPath, Controller, Error, Hierarchies, Made, Resources, control_file, kill, tree, v1, v2};
+use crate::{CgroupPath, Controller, DeviceRule, Error, Hierarchies, Made, Resources, control_file, devices, kill, tree, v1, v2};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -95,6 +95,12 @@ impl Cgroup {
     /// set.
     pub fn apply(&self, resources: &Resources) -> Result<(), Error> {
         resources.apply(&self.host, &self.path)
+    }
+
+    /// Denies its processes every device but what the rules allow, for as long as the cgroup lives. To be called once, before anything runs in
+    /// it. On v1 it can be allowed no more than its parent.
+    pub fn restrict_devices(&self, rules: &[DeviceRule]) -> Result<(), Error> {
+        devices::restrict(&self.host, &self.path, rules)
     }
 
     /// Whether swap can be limited; known once the cgroup exists.

@@ -108,6 +108,26 @@ pub enum Error {
         /// The setting.
         name: String,
     },
+    /// More devices than a filter can be made for.
+    #[error("allow {count} kinds of devices in {cgroup}: at most {max} can be told apart")]
+    TooManyDevices {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// How many there were.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The kernel does not take the program that decides on devices; without it a container could use every device of the host.
+    #[error("{} the device filter of {}", step, directory.display())]
+    DeviceFilter {
+        /// "load" or "attach".
+        step: &'static str,
+        /// The cgroup's directory.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A process cannot be signalled.
     #[error("kill process {pid} of {cgroup}")]
     Kill {

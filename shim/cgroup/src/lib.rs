@@ -22,6 +22,7 @@
 mod cgroup;
 mod control_file;
 mod controller;
+mod devices;
 mod error;
 mod hierarchies;
 mod kill;
@@ -34,6 +35,7 @@ mod v2;
 
 pub use cgroup::{Cgroup, Entry};
 pub use controller::{Controller, Controllers};
+pub use devices::{DeviceAccess, DeviceKind, DeviceRule, InvalidAccess};
 pub use error::Error;
 pub use hierarchies::{Hierarchies, Version};
 pub use made::Made;
