@@ -129,20 +129,20 @@ pub enum Error {
         source: io::Error,
     },
     /// A process cannot be signalled.
-    #[error("kill process {pid} of {cgroup}")]
+    #[error("kill process {pid} of the cgroup {}", directory.display())]
     Kill {
-        /// The cgroup.
-        cgroup: CgroupPath,
+        /// The cgroup's directory.
+        directory: PathBuf,
         /// The process.
         pid: i32,
         /// Why.
         source: io::Error,
     },
-    /// Processes are born faster than v1 lets them be killed.
-    #[error("kill {cgroup}: new processes appeared in each of {rounds} rounds")]
+    /// Processes are born faster than they can be killed one by one, and freezing them did not help.
+    #[error("kill the cgroup {}: new processes appeared in each of {rounds} rounds", directory.display())]
     OutpacedKill {
-        /// The cgroup.
-        cgroup: CgroupPath,
+        /// The cgroup's directory.
+        directory: PathBuf,
         /// How often all were killed.
         rounds: u32,
     },
