@@ -1,7 +1,7 @@
 //! Errors as gRPC statuses: the only place where the codes are chosen.
 
 use crate::chain::Chain;
-use crate::effects::{CgroupsError, ExecError, MonitorError, NetworkError, RootfsError};
+use crate::effects::{CgroupsError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError};
 use crate::plan::PlanError;
 use crate::pod::PodError;
 use crate::request::RequestError;
@@ -48,8 +48,10 @@ fn pod_code(error: &PodError) -> Code {
         | PodError::WrongState { .. }
         | PodError::NoTarget { .. }
         | PodError::MountSource { .. }
+        | PodError::Device(DeviceError::Look { .. })
         | PodError::LogFolder { .. }
         | PodError::SandboxNotStopped { .. } => Code::FailedPrecondition,
+        PodError::Device(DeviceError::NoDevice { .. } | DeviceError::TooMany { .. }) => Code::InvalidArgument,
         PodError::Plan(error) => plan_code(error),
         PodError::Rootfs(RootfsError::NoImage { .. }) => Code::NotFound,
         PodError::Rootfs(RootfsError::Store { source, .. }) => image_code(source),
@@ -101,7 +103,10 @@ fn cgroups_code(error: &CgroupsError) -> Code {
             podbox_cgroup::Error::Write { .. } | podbox_cgroup::Error::UnknownSetting { .. } | podbox_cgroup::Error::NameTaken { .. } => {
                 Code::InvalidArgument
             }
-            podbox_cgroup::Error::NoController { .. } | podbox_cgroup::Error::NoSwapAccounting { .. } => Code::FailedPrecondition,
+            podbox_cgroup::Error::TooManyDevices { .. } => Code::InvalidArgument,
+            podbox_cgroup::Error::NoController { .. }
+            | podbox_cgroup::Error::NoSwapAccounting { .. }
+            | podbox_cgroup::Error::DeviceFilter { .. } => Code::FailedPrecondition,
             _ => Code::Internal,
         },
         CgroupsError::Undying { .. } => Code::DeadlineExceeded,
