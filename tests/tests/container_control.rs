@@ -7,7 +7,8 @@ use podbox_tests::{Container, ContainerSpec, Daemon, Pod, PodSpec, wait};
 use std::time::{Duration, Instant};
 
 /// Makes processes that do the same, and again whenever that has failed: a shell ends at the first fork that does, awk goes on.
-const FORK_BOMB: &str = r#"export BOMB='while :; do sh -c "$BOMB" & done'; exec awk 'BEGIN { while (1) system(ENVIRON["BOMB"]) }' 2>/dev/null"#;
+const FORK_BOMB: &str =
+    r#"export BOMB='while :; do sh -c "$BOMB" & done'; exec awk 'BEGIN { while (1) system(ENVIRON["BOMB"]) }' 2>/dev/null"#;
 const PROCESSES_MAX: &str = "512";
 
 /// The container's cgroup, in whichever hierarchy.
