@@ -405,5 +405,6 @@ fn a_kill_leaves_nothing_frozen_and_needs_no_more_than_the_directories() {
         assert!(cgroup.wait_empty(PATIENCE).unwrap());
         assert_eq!(content(&cgroup, "freezer.state", "none"), "THAWED");
     }
-    podbox_cgroup::kill_members(Some(Path::new("/sys/fs/cgroup/podbox-test-absent")), &["/sys/fs/cgroup/podbox-test-absent".into()]).unwrap();
+    podbox_cgroup::kill_members(Some(Path::new("/sys/fs/cgroup/podbox-test-absent")), &["/sys/fs/cgroup/podbox-test-absent".into()])
+        .unwrap();
 }
