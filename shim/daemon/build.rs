@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// What the two programs are made of, from the workspace's root; a change of anything else does not build them again.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 14] = [
     "Cargo.toml",
     "Cargo.lock",
     "pause/rustc-args.txt",
@@ -18,6 +18,8 @@ const SOURCES: [&str; 12] = [
     "pause/Cargo.toml",
     "shim/monitor/src",
     "shim/monitor/Cargo.toml",
+    "shim/cgroup/src",
+    "shim/cgroup/Cargo.toml",
     "shim/plan/src",
     "shim/plan/Cargo.toml",
     "shim/sys/src",

@@ -61,7 +61,16 @@ async fn a_timeout_kills_the_command_and_answers_deadline_exceeded() -> Result<(
     let daemon = Daemon::for_test().await?;
     let (_pod, container) = container(&daemon).await?;
     let begun = Instant::now();
-    let outcome = container.exec_within(&["/bin/sh", "-c", "trap '' TERM; sleep 600 & sleep 600; sleep 600"], 1).await;
+    let outcome = container
+        .exec_within(
+            &[
+                "/bin/sh",
+                "-c",
+                "trap '' TERM; sleep 600 & setsid sleep 600 & (setsid sh -c 'sleep 600; sleep 600' &); sleep 600; sleep 600",
+            ],
+            1,
+        )
+        .await;
     assert_refused(outcome, Code::DeadlineExceeded, &[&container.id]);
     assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     let end = Instant::now() + wait::DEADLINE;

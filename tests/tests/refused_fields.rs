@@ -40,7 +40,6 @@ fn pods() -> Vec<(&'static str, PodSpec)> {
 #[allow(deprecated)]
 fn containers() -> Vec<(&'static str, ContainerSpec)> {
     let container = || ContainerSpec::sleeper("refused");
-    let device = v1::Device { container_path: "/dev/x".to_owned(), host_path: "/dev/null".to_owned(), permissions: "rw".to_owned() };
     let cdi = v1::CdiDevice { name: "vendor.com/class=name".to_owned() };
     let image = Some(v1::ImageSpec { image: "localhost/volume".to_owned(), ..Default::default() });
     let volume = v1::Mount { container_path: "/volume".to_owned(), image, ..Default::default() };
@@ -60,7 +59,6 @@ fn containers() -> Vec<(&'static str, ContainerSpec)> {
                 security.capabilities.get_or_insert_default().add_ambient_capabilities = words(&["NET_RAW"]);
             }),
         ),
-        ("devices", container().with(|config| config.devices = vec![device])),
         ("cdi_devices", container().with(|config| config.cdi_devices = vec![cdi])),
         ("image", container().with(|config| config.mounts = vec![volume])),
         ("mount_options", container().mount_with(tmp, "/x", |mount| mount.mount_options = words(&["noexec"]))),

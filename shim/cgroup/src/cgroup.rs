@@ -1,7 +1,8 @@
 //! One cgroup in all the hierarchies that podbox uses.
 
+use crate::freeze::Freezer;
 use crate::hierarchies::Home;
-use crate::{CgroupPath, Controller, Error, Hierarchies, Made, Resources, control_file, kill, tree, v1, v2};
+use crate::{CgroupPath, Controller, DeviceRule, Error, Hierarchies, Made, Resources, control_file, devices, kill, tree, v1, v2};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -97,6 +98,12 @@ impl Cgroup {
         resources.apply(&self.host, &self.path)
     }
 
+    /// Denies its processes every device but what the rules allow, for as long as the cgroup lives. To be called once, before anything runs in
+    /// it. On v1 it can be allowed no more than its parent.
+    pub fn restrict_devices(&self, rules: &[DeviceRule]) -> Result<(), Error> {
+        devices::restrict(&self.host, &self.path, rules)
+    }
+
     /// Whether swap can be limited; known once the cgroup exists.
     pub fn accounts_swap(&self) -> bool {
         self.host.home(Controller::Memory, &self.path).is_some_and(|home| match home {
@@ -117,15 +124,25 @@ impl Cgroup {
 
     /// Sends `SIGKILL` to everything in it and below. They are gone when [`wait_empty`](Self::wait_empty) says so.
     pub fn kill(&self) -> Result<(), Error> {
-        let killed_at_once = match self.unified() {
-            Some(unified) if kill::by_file(&unified)? => Some(unified),
-            _ => None,
-        };
-        // On a hybrid host a process may stand in the v1 hierarchies alone.
-        for directory in self.populated_in().filter(|directory| killed_at_once.as_ref() != Some(directory)) {
-            kill::by_rounds(&self.path, &directory)?;
-        }
-        Ok(())
+        let v1: Vec<PathBuf> = self.v1().collect();
+        kill::kill_members(self.unified().as_deref(), &v1)
+    }
+
+    /// Stops everything in it and below where it is: true once all of it stands still, false at the end of the time, when some may and the
+    /// rest will. What is killed meanwhile dies on v2 at once, on v1 when it is [thawed](Self::thaw).
+    pub fn freeze(&self, timeout: Duration) -> Result<bool, Error> {
+        self.freezer()?.freeze(timeout.min(LONGEST_WAIT))
+    }
+
+    /// Lets everything in it and below go on.
+    pub fn thaw(&self) -> Result<(), Error> {
+        self.freezer()?.thaw()
+    }
+
+    fn freezer(&self) -> Result<Freezer, Error> {
+        let unified = self.unified().and_then(|directory| Freezer::of_unified(&directory));
+        let freezer = unified.or_else(|| self.v1().find_map(|directory| Freezer::of_v1(&directory)));
+        freezer.ok_or_else(|| Error::NoController { cgroup: self.path.clone(), controller: Controller::Freezer })
     }
 
     /// Waits until nothing runs in it or below: true; or until the time is over: false. Zombies do not count. Absent is empty.
@@ -154,14 +171,7 @@ impl Cgroup {
 
     /// How many of its processes the kernel killed for want of memory. 0 without a memory controller, and once it is removed.
     pub fn oom_kills(&self) -> Result<u64, Error> {
-        let Some(counter) = self.entry().oom_counter else { return Ok(0) };
-        let (Some(directory), Some(name)) = (counter.parent(), counter.file_name().and_then(|name| name.to_str())) else {
-            return Ok(0);
-        };
-        match control_file::read_keyed(directory, name, "oom_kill") {
-            Err(Error::Read { source, .. }) if control_file::is_gone(&source) => Ok(0),
-            other => other,
-        }
+        self.entry().oom_counter.map_or(Ok(0), |counter| oom_kills(&counter))
     }
 
     fn unified(&self) -> Option<PathBuf> {
@@ -175,6 +185,15 @@ impl Cgroup {
     /// The directories that together list all its processes: the unified one, and the v1 one that is joined first.
     fn populated_in(&self) -> impl Iterator<Item = PathBuf> {
         self.unified().into_iter().chain(self.v1().next())
+    }
+}
+
+/// The number in an [`Entry::oom_counter`]; 0 once its cgroup is removed.
+pub fn oom_kills(counter: &Path) -> Result<u64, Error> {
+    let (Some(directory), Some(name)) = (counter.parent(), counter.file_name().and_then(|name| name.to_str())) else { return Ok(0) };
+    match control_file::read_keyed(directory, name, "oom_kill") {
+        Err(Error::Read { source, .. }) if control_file::is_gone(&source) => Ok(0),
+        other => other,
     }
 }
 

@@ -62,6 +62,11 @@ impl Controller {
         Self::ALL.into_iter().find(|controller| controller.v1_name() == name)
     }
 
+    /// Those of podbox's controllers that a list such as `cgroup.controllers` names.
+    pub(crate) fn of_v2_list(list: &str) -> Controllers {
+        list.split_ascii_whitespace().filter_map(Self::from_v2_name).collect()
+    }
+
     pub(crate) fn from_v2_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|controller| controller.v2_name() == Some(name))
     }

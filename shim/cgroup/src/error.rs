@@ -108,21 +108,41 @@ pub enum Error {
         /// The setting.
         name: String,
     },
-    /// A process cannot be signalled.
-    #[error("kill process {pid} of {cgroup}")]
-    Kill {
+    /// More devices than a filter can be made for.
+    #[error("allow {count} kinds of devices in {cgroup}: at most {max} can be told apart")]
+    TooManyDevices {
         /// The cgroup.
         cgroup: CgroupPath,
+        /// How many there were.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The kernel does not take the program that decides on devices; without it a container could use every device of the host.
+    #[error("{} the device filter of {}", step, directory.display())]
+    DeviceFilter {
+        /// "load" or "attach".
+        step: &'static str,
+        /// The cgroup's directory.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A process cannot be signalled.
+    #[error("kill process {pid} of the cgroup {}", directory.display())]
+    Kill {
+        /// The cgroup's directory.
+        directory: PathBuf,
         /// The process.
         pid: i32,
         /// Why.
         source: io::Error,
     },
-    /// Processes are born faster than v1 lets them be killed.
-    #[error("kill {cgroup}: new processes appeared in each of {rounds} rounds")]
+    /// Processes are born faster than they can be killed one by one, and freezing them did not help.
+    #[error("kill the cgroup {}: new processes appeared in each of {rounds} rounds", directory.display())]
     OutpacedKill {
-        /// The cgroup.
-        cgroup: CgroupPath,
+        /// The cgroup's directory.
+        directory: PathBuf,
         /// How often all were killed.
         rounds: u32,
     },

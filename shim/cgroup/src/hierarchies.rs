@@ -5,13 +5,15 @@
 
 mod mountinfo;
 
-use crate::{CgroupPath, Controller, Controllers, Error, control_file, v2};
+use crate::{CgroupPath, Controller, Controllers, Error, control_file};
 use mountinfo::{Mount, MountedAs};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// What the cgroup2 root can give away.
+const AVAILABLE: &str = "cgroup.controllers";
 
 /// Which kernel interface limits resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl Hierarchies {
                     v1.push(V1Hierarchy { mount_point, controllers });
                 }
                 MountedAs::Unified if unified.is_none() => {
-                    let controllers = v2::available_controllers(&mount_point)?;
+                    let controllers = Controller::of_v2_list(&control_file::read(&mount_point, AVAILABLE)?);
                     unified = Some(UnifiedHierarchy { mount_point, controllers });
                 }
                 // The same hierarchy, mounted once more.

@@ -1,18 +1,38 @@
 //! Ending every process of a cgroup: by `cgroup.kill` where there is a unified directory, by rounds of `SIGKILL` otherwise.
 
-use crate::{CgroupPath, Error, control_file, tree};
+use crate::freeze::Freezer;
+use crate::{Error, control_file, tree};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Each round kills all there were, so only a fork bomb outlives a few; v1 has no means against one but the pids limit.
+/// A bound for where the cgroup cannot be frozen either; else a few rounds are enough.
 const ROUNDS_MAX: u32 = 200;
+/// What still makes processes after so many rounds is frozen first: then all there will be are there.
+const ROUNDS_UNFROZEN: u32 = 2;
+
+/// Sends `SIGKILL` to everything in a cgroup and below it, which stands in these directories: one of the unified hierarchy, and of v1 those
+/// that were joined, in that order. As [`Cgroup::kill`](crate::Cgroup::kill), for whoever has no more than an [`Entry`](crate::Entry).
+///
+/// A process that is no member is never signalled, whatever becomes of the numbers meanwhile. Absent is success.
+pub fn kill_members(unified: Option<&Path>, v1: &[PathBuf]) -> Result<(), Error> {
+    if let Some(unified) = unified
+        && !by_file(unified)?
+    {
+        by_rounds(unified, Freezer::of_unified(unified))?;
+    }
+    // On a hybrid host a process may stand in the v1 hierarchies alone.
+    match v1.first() {
+        Some(joined_first) => by_rounds(joined_first, v1.iter().find_map(|directory| Freezer::of_v1(directory))),
+        None => Ok(()),
+    }
+}
 
 /// Kills the subtree at once (`cgroup.kill`, Linux 5.14). False where the kernel has no such file; true if there is nothing.
-pub(crate) fn by_file(unified: &Path) -> Result<bool, Error> {
+fn by_file(unified: &Path) -> Result<bool, Error> {
     match control_file::write(unified, "cgroup.kill", "1") {
         Ok(()) => Ok(true),
         Err(Error::Write { source, .. }) if control_file::is_gone(&source) => Ok(!unified.exists()),
@@ -22,23 +42,31 @@ pub(crate) fn by_file(unified: &Path) -> Result<bool, Error> {
 
 /// Sends `SIGKILL` to all processes at and below `directory`, again and again until a round meets none that the round before it
 /// did not. Then all that are left are dying: a process with `SIGKILL` pending cannot fork.
-pub(crate) fn by_rounds(path: &CgroupPath, directory: &Path) -> Result<(), Error> {
+fn by_rounds(directory: &Path, freezer: Option<Freezer>) -> Result<(), Error> {
     let mut signalled = BTreeSet::new();
-    for _ in 0..ROUNDS_MAX {
+    // Thawed when this ends, however it does: only then do the killed die.
+    let mut frozen = None;
+    for round in 0..ROUNDS_MAX {
         let present = tree::processes(directory, true)?;
         let met_new = !present.is_subset(&signalled);
-        signal_all(path, directory, &present)?;
+        signal_all(directory, &present)?;
         if !met_new {
             return Ok(());
         }
         signalled = present;
+        if round + 1 == ROUNDS_UNFROZEN
+            && let Some(freezer) = &freezer
+        {
+            frozen = Some(freezer.hold()?);
+        }
     }
-    Err(Error::OutpacedKill { cgroup: path.clone(), rounds: ROUNDS_MAX })
+    drop(frozen);
+    Err(Error::OutpacedKill { directory: directory.to_owned(), rounds: ROUNDS_MAX })
 }
 
 /// A listed number may belong to another process by now. So hold all by pidfd first and signal those that are still listed.
-fn signal_all(path: &CgroupPath, directory: &Path, listed: &BTreeSet<i32>) -> Result<(), Error> {
-    let fault = |pid: i32, errno: Errno| Error::Kill { cgroup: path.clone(), pid, source: io::Error::from(errno) };
+fn signal_all(directory: &Path, listed: &BTreeSet<i32>) -> Result<(), Error> {
+    let fault = |pid: i32, errno: Errno| Error::Kill { directory: directory.to_owned(), pid, source: io::Error::from(errno) };
     let mut held = Vec::with_capacity(listed.len());
     for pid in listed {
         match hold(*pid) {

@@ -22,7 +22,9 @@
 mod cgroup;
 mod control_file;
 mod controller;
+mod devices;
 mod error;
+mod freeze;
 mod hierarchies;
 mod kill;
 mod made;
@@ -32,10 +34,12 @@ mod tree;
 mod v1;
 mod v2;
 
-pub use cgroup::{Cgroup, Entry};
+pub use cgroup::{Cgroup, Entry, oom_kills};
 pub use controller::{Controller, Controllers};
+pub use devices::{DeviceAccess, DeviceKind, DeviceRule, InvalidAccess};
 pub use error::Error;
 pub use hierarchies::{Hierarchies, Version};
+pub use kill::kill_members;
 pub use made::Made;
 pub use path::{CgroupPath, InvalidPath};
 pub use resources::{Limit, Resources};

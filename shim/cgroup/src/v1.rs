@@ -1,11 +1,13 @@
 //! v1: every controller in a hierarchy of its own.
 
 mod cpuset;
+mod devices;
 mod limits;
 
 use crate::hierarchies::V1Hierarchy;
 use crate::{CgroupPath, Controller, Error, Made};
 
+pub(crate) use devices::restrict_devices;
 pub(crate) use limits::{SWAP_LIMIT, set_cpu, set_memory};
 
 /// Counts the processes of this cgroup alone that were killed for memory (Linux 4.13).

@@ -7,7 +7,6 @@ mod limits;
 use crate::hierarchies::UnifiedHierarchy;
 use crate::{CgroupPath, Error, Made};
 
-pub(crate) use controllers::available_controllers;
 pub(crate) use events::wait_unpopulated;
 pub(crate) use limits::{SWAP_LIMIT, set_cpu, set_memory, weight_of_shares};
 

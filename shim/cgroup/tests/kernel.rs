@@ -366,3 +366,45 @@ fn the_host_is_described_as_it_is() {
     let systemd = Path::new("/sys/fs/cgroup/systemd");
     assert!(entry.v1.iter().all(|directory| !directory.starts_with(systemd)), "systemd's own hierarchy is left alone");
 }
+
+#[test]
+fn what_is_frozen_stands_still_until_it_is_thawed() {
+    for host in [Some(Hierarchies::discover().unwrap()), v1_alone()].into_iter().flatten() {
+        let mut own = Own::on(host.clone(), &format!("freeze-{}", host.unified_mount_point().is_some()));
+        let (cgroup, _) = own.create();
+        let file = std::env::temp_dir().join(format!("podbox-test-freeze-{}", std::process::id()));
+        own.spawn_in(&cgroup, &format!("while :; do echo x >> {}; sleep 0.01; done", file.display()));
+        let length = || fs::metadata(&file).map_or(0, |metadata| metadata.len());
+        eventually("it writes", || length() > 10);
+        let frozen = cgroup.freeze(PATIENCE).unwrap();
+        let before = length();
+        thread::sleep(Duration::from_millis(200));
+        let after = length();
+        cgroup.thaw().unwrap();
+        assert!(frozen);
+        assert_eq!(before, after, "nothing runs in it");
+        eventually("it writes again", || length() > after);
+        cgroup.kill().unwrap();
+        assert!(cgroup.wait_empty(PATIENCE).unwrap());
+        let _best_effort = fs::remove_file(&file);
+        cgroup.thaw().unwrap();
+        cgroup.remove().unwrap();
+        assert!(cgroup.freeze(PATIENCE).is_err(), "there is nothing to freeze by");
+    }
+}
+
+#[test]
+fn a_kill_leaves_nothing_frozen_and_needs_no_more_than_the_directories() {
+    if let Some(host) = v1_alone() {
+        let mut own = Own::on(host, "kill-thaws");
+        let (cgroup, _) = own.create();
+        cgroup.apply(&Resources { pids_limit: Some(Limit::At(200)), ..Resources::default() }).unwrap();
+        own.spawn_in(&cgroup, FORK_BOMB);
+        eventually("the bomb spreads", || cgroup.processes(false).unwrap().len() > 150);
+        podbox_cgroup::kill_members(None, &cgroup.entry().v1).unwrap();
+        assert!(cgroup.wait_empty(PATIENCE).unwrap());
+        assert_eq!(content(&cgroup, "freezer.state", "none"), "THAWED");
+    }
+    podbox_cgroup::kill_members(Some(Path::new("/sys/fs/cgroup/podbox-test-absent")), &["/sys/fs/cgroup/podbox-test-absent".into()])
+        .unwrap();
+}

@@ -6,6 +6,7 @@
 
 mod capability;
 mod container;
+mod devices;
 mod exec;
 mod layout;
 mod lower;
@@ -17,6 +18,7 @@ mod spec;
 
 pub use capability::CapabilityError;
 pub use container::{ContainerInputs, ContainerPlan, plan_container};
+pub use devices::{DevicePolicy, HostDevice, device_policy};
 pub use exec::plan_exec;
 pub use layout::{Layout, MONITOR_SOCKET};
 pub use lower::{LaunchInputs, lower};

@@ -6,6 +6,7 @@
 
 mod common;
 mod container;
+mod device;
 mod sandbox;
 mod security;
 mod signal;
@@ -13,6 +14,7 @@ mod subject;
 
 pub use common::{Labels, Resources};
 pub use container::{ContainerConfig, ContainerMetadata, Mount, Propagation, StopSignal};
+pub use device::Device;
 pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, SandboxPidMode};
 pub use security::{Capabilities, GroupsPolicy, PathLists, PidMode, SecurityContext, UserRequest};
 pub use signal::{KILL, signal_number};

@@ -20,11 +20,11 @@ mod workdir;
 
 pub use error::errno_text;
 
-use crate::launch::ChildStreams;
+use crate::birth::ChildStreams;
 use crate::process::Running;
 use error::OpError;
 use podbox_plan::wire::LaunchFailure;
-use podbox_plan::{LaunchPlan, Op, ProcessRef, Slot};
+use podbox_plan::{CgroupEntry, LaunchPlan, Op, ProcessRef, Slot};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub struct Birth<'a> {
     /// What it is to do.
     pub plan: &'a LaunchPlan,
+    /// Where it stands, which may be below where the plan has it.
+    pub cgroup: &'a CgroupEntry,
     /// Its ends of the standard streams.
     pub streams: ChildStreams,
     /// Those of the launch message.
@@ -88,7 +90,7 @@ impl<'a> Newborn<'a> {
         if let Some(value) = self.birth.oom_score_adj {
             namespaces::set_oom_score_adj(value.trim()).map_err(|errno| failed(&"reset oom_score_adj", &errno.into()))?;
         }
-        for directory in &self.birth.plan.cgroup.v1 {
+        for directory in &self.birth.cgroup.v1 {
             let step = format!("join the cgroup {}", directory.display());
             namespaces::join_cgroup(directory).map_err(|errno| failed(&step, &errno.into()))?;
         }

@@ -1,6 +1,7 @@
 //! The loop: one wait for everything, and who has to do with what happened.
 
 use crate::connection::Connection;
+use crate::exec_cgroup::Leftovers;
 use crate::launch::{Pending, Progress};
 use crate::output::{Output, Scratch};
 use crate::poll::{Poll, Token, Watched};
@@ -37,6 +38,7 @@ pub struct Monitor {
     listener: Watched,
     signals: Watched,
     held: Vec<HeldOutput>,
+    leftovers: Leftovers,
     scratch: Scratch,
     connections: u64,
     started: Instant,
@@ -66,6 +68,7 @@ impl Monitor {
             listener,
             signals,
             held: Vec::new(),
+            leftovers: Leftovers::default(),
             scratch: Scratch::new(),
             connections: 0,
             started: Instant::now(),
@@ -83,6 +86,7 @@ impl Monitor {
                 self.handle(token);
             }
             self.let_go_of_held_output();
+            self.leftovers.look_if_due();
             self.is_over |= self.is_abandoned();
         }
         ExitCode::SUCCESS
@@ -163,18 +167,25 @@ impl Monitor {
         if let Some(at) = self.pending.iter().position(|pending| pending.pid == pid) {
             let mut pending = self.pending.swap_remove(at);
             let executed = pending.read_status() == Progress::Executed;
-            match (pending.asker, executed) {
-                (Some(_), true) => self.launched(pending),
-                (Some(asker), false) => {
-                    let failure = pending.into_failure(status);
-                    self.reply_to(asker.connection, asker.request, ReplyBody::LaunchFailed(failure), None);
+            match pending.asker {
+                Some(_) if executed => self.launched(pending),
+                asker => {
+                    if let Some(own) = pending.own_cgroup.take() {
+                        self.leftovers.take(own);
+                    }
+                    if let Some(asker) = asker {
+                        let failure = pending.into_failure(status);
+                        self.reply_to(asker.connection, asker.request, ReplyBody::LaunchFailed(failure), None);
+                    }
                 }
-                (None, _) => {}
             }
         }
         if let Some(at) = self.running.iter().position(|running| running.pid == pid) {
             let mut running = self.running.swap_remove(at);
             let record = running.end(status, &mut self.scratch);
+            if let Some(own) = running.own_cgroup.take() {
+                self.leftovers.take(own);
+            }
             self.send(MonitorMessage::Event(Event::Exited { process: running.process, record }), None);
             if !running.output.is_over() {
                 let until = Instant::now() + HELD_OUTPUT_TIME;
@@ -196,7 +207,7 @@ impl Monitor {
 
     fn time_left(&self) -> Option<Duration> {
         let unvisited = (self.connections == 0).then(|| self.started + FIRST_CONNECTION_TIME);
-        let first = self.held.iter().map(|held| held.until).chain(unvisited).min();
+        let first = self.held.iter().map(|held| held.until).chain(unvisited).chain(self.leftovers.due()).min();
         first.map(|until| until.saturating_duration_since(Instant::now()))
     }
 

@@ -42,6 +42,7 @@ mod tests {
         exit_code: 3,
         signal: None,
         oom_killed: false,
+        killed_on_request: false,
         started_at_ns: 1,
         finished_at_ns: 2,
         log_bytes_lost: 0,

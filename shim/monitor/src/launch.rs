@@ -10,10 +10,10 @@
 
 mod streams;
 
-pub use streams::{ChildStreams, open_streams};
-
+use crate::birth::ABOUT_TO_EXECUTE;
 use crate::child::{self, Birth};
 use crate::clock;
+use crate::exec_cgroup::ExecCgroup;
 use crate::log::{Log, StreamName};
 use crate::output::Output;
 use crate::poll::{Poll, Watched};
@@ -29,8 +29,6 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name
 use std::os::fd::{AsFd, OwnedFd};
 
 const SIGKILL: i32 = 9;
-/// What a newborn says right before it executes its program; no failure's JSON begins with it.
-pub const ABOUT_TO_EXECUTE: u8 = b'!';
 /// More than any failure is long.
 const STATUS_BYTES_MAX: usize = 16 * 1024;
 
@@ -53,6 +51,8 @@ pub struct Pending {
     pub asker: Option<Asker>,
     /// Its streams.
     pub output: Output,
+    /// The cgroup of its own, of a command.
+    pub own_cgroup: Option<ExecCgroup>,
     pidfd: OwnedFd,
     at_end: AtEnd,
     status: Option<Watched>,
@@ -87,7 +87,7 @@ impl Launcher<'_> {
     /// Makes the newborn. On a failure nothing is left.
     pub fn begin(self, asker: Asker, process: ProcessRef, plan: &LaunchPlan, descriptors: Vec<OwnedFd>) -> Result<Pending, LaunchFailure> {
         let log = open_log(&plan.stdio)?;
-        let (for_child, for_monitor) = open_streams(&plan.stdio).map_err(at("make the standard streams"))?;
+        let (for_child, for_monitor) = streams::open_streams(&plan.stdio).map_err(at("make the standard streams"))?;
         let mut output = Output::new(log, for_monitor.stdin);
         for (source, name) in [(for_monitor.stdout, StreamName::Stdout), (for_monitor.stderr, StreamName::Stderr)] {
             if let Some(source) = source {
@@ -98,22 +98,45 @@ impl Launcher<'_> {
         rustix::io::ioctl_fionbio(&status, true).map_err(at("make the status pipe"))?;
         let status = self.poll.watch(status).map_err(at("watch the status pipe"))?;
         let at_end = AtEnd::of(plan);
+        let own_cgroup = ExecCgroup::make(&process, &plan.cgroup).map_err(at("make the command's cgroup"))?;
+        let cgroup = own_cgroup.as_ref().map_or_else(|| plan.cgroup.clone(), |own| own.entry(&plan.cgroup));
         let birth = Birth {
             plan,
+            cgroup: &cgroup,
             streams: for_child,
             descriptors,
             status: childs_status,
             running: self.running,
             oom_score_adj: self.inherited_oom_score_adj,
         };
-        let (pid, pidfd) = self.clone(plan, birth)?;
+        let (pid, pidfd) = match self.clone(plan, birth) {
+            Ok(child) => child,
+            Err(failure) => {
+                if let Some(own) = own_cgroup {
+                    // Nothing was born in it, so nothing holds it.
+                    own.remove();
+                }
+                return Err(failure);
+            }
+        };
         let terminal = for_monitor.terminal;
-        Ok(Pending { process, pid, asker: Some(asker), output, pidfd, at_end, status: Some(status), said: Vec::new(), terminal })
+        Ok(Pending {
+            process,
+            pid,
+            asker: Some(asker),
+            output,
+            own_cgroup,
+            pidfd,
+            at_end,
+            status: Some(status),
+            said: Vec::new(),
+            terminal,
+        })
     }
 
     /// Clones in the right PID namespace and cgroup. The parent's copies of what is the child's alone are closed with `birth`.
     fn clone(&self, plan: &LaunchPlan, birth: Birth<'_>) -> Result<(Pid, OwnedFd), LaunchFailure> {
-        let cgroup = plan
+        let cgroup = birth
             .cgroup
             .unified
             .as_ref()
@@ -180,6 +203,8 @@ impl Pending {
             started_at_ns: clock::now_ns(),
             output: self.output,
             at_end: self.at_end,
+            own_cgroup: self.own_cgroup,
+            killed_on_request: false,
         }
     }
 

@@ -10,11 +10,12 @@
 //! One thread and one `epoll(7)` loop; a process without anything to do costs no CPU and about a hundred kilobytes. Knows nothing
 //! of the CRI, of images or of networks, and decides nothing about a container.
 
-mod cgroup;
+mod birth;
 mod child;
 mod clock;
 mod connection;
 mod event_loop;
+mod exec_cgroup;
 mod exit_record;
 mod launch;
 mod log;

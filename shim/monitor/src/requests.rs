@@ -9,6 +9,7 @@ use podbox_sys::{send_signal, send_signal_to_group};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
+const SIGKILL: i32 = 9;
 /// The largest signal number of Linux.
 const SIGNAL_MAX: i32 = 64;
 
@@ -90,8 +91,14 @@ impl Monitor {
             }
             return ReplyBody::Done;
         }
-        let Some(running) = self.running.iter().find(|running| running.process == *process) else { return ReplyBody::NotRunning };
+        let Some(running) = self.running.iter_mut().find(|running| running.process == *process) else { return ReplyBody::NotRunning };
+        running.killed_on_request |= signal == SIGKILL;
         let sent = if group { send_signal_to_group(running.pid, signal) } else { send_signal(&running.pidfd, signal) };
+        if let Some(own) = running.own_cgroup.as_ref().filter(|_| group && signal == SIGKILL)
+            && let Err(error) = own.kill()
+        {
+            return refused(format!("kill what {process} has started: {error}"));
+        }
         match sent {
             Ok(()) => ReplyBody::Done,
             Err(error) if error.errno() == Errno::SRCH => ReplyBody::NotRunning,

@@ -17,6 +17,9 @@ pub struct ExitRecord {
     pub signal: Option<i32>,
     /// The kernel killed a process of its cgroup for memory while it ran.
     pub oom_killed: bool,
+    /// The monitor was asked to kill it and did: a memory kill of one of its processes is not what it ended for.
+    #[serde(default)]
+    pub killed_on_request: bool,
     /// When the program was started: nanoseconds since the Unix epoch.
     pub started_at_ns: i64,
     /// When its end was seen: nanoseconds since the Unix epoch, never before the start.

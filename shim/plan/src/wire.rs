@@ -58,7 +58,7 @@ pub enum RequestBody {
         process: ProcessRef,
         /// The signal's number.
         signal: i32,
-        /// Its whole process group as well: an exec that timed out.
+        /// Its whole process group as well; with SIGKILL, and of a command, all that it has started: an exec that timed out.
         group: bool,
     },
     /// Close the container's log file and open it anew. On an error the old one stays in use and no new file is left behind.

@@ -3,12 +3,14 @@
 //! Every function here is safe to call: what the kernel asks of memory and descriptors is kept by the types of the arguments, and
 //! what it asks of the process is checked. Nothing here knows pods, plans or cgroups.
 
+mod bpf;
 mod clone;
 mod descriptors;
 mod error;
 mod mount;
 mod signal;
 
+pub use bpf::{BpfInstruction, attach_device_filter, load_device_filter};
 pub use clone::{CloneArguments, CloneFlags, Cloned, clone3};
 pub use descriptors::{close_from, close_on_exec_from};
 pub use error::SysError;

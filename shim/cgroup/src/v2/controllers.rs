@@ -3,18 +3,12 @@
 use crate::{Controller, Controllers, Error, control_file};
 use std::path::Path;
 
-const AVAILABLE: &str = "cgroup.controllers";
 const GIVEN: &str = "cgroup.subtree_control";
-
-/// Those of podbox's controllers that the cgroup at `directory` has.
-pub(crate) fn available_controllers(directory: &Path) -> Result<Controllers, Error> {
-    Ok(parse(&control_file::read(directory, AVAILABLE)?))
-}
 
 /// Lets the children of `parent` have `wanted`. Most of the time they have: that costs one read. Otherwise the ancestors below
 /// `root`, and `root`, are seen to first.
 pub(super) fn give_to_children(root: &Path, parent: &Path, wanted: &Controllers) -> Result<(), Error> {
-    let given = parse(&control_file::read(parent, GIVEN)?);
+    let given = Controller::of_v2_list(&control_file::read(parent, GIVEN)?);
     let missing: Vec<Controller> = wanted.difference(&given).copied().collect();
     if missing.is_empty() {
         return Ok(());
@@ -36,10 +30,6 @@ fn request(controllers: &[Controller]) -> String {
     names.join(" ")
 }
 
-fn parse(list: &str) -> Controllers {
-    list.split_ascii_whitespace().filter_map(Controller::from_v2_name).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,7 +38,7 @@ mod tests {
 
     #[test]
     fn only_known_controllers_are_asked_for_and_by_their_v2_names() {
-        let known = parse("cpuset cpu io memory hugetlb pids rdma misc");
+        let known = Controller::of_v2_list("cpuset cpu io memory hugetlb pids rdma misc");
         assert_eq!(known.len(), 6);
         assert_eq!(request(&known.into_iter().collect::<Vec<_>>()), "+cpu +cpuset +memory +pids +io +hugetlb");
     }
@@ -84,7 +74,7 @@ mod tests {
     #[test]
     fn controllers_are_given_from_the_root_down_and_only_where_they_lack() {
         let tree = Fixture::new("give", ["memory pids", "", ""]);
-        let wanted = parse("memory pids");
+        let wanted = Controller::of_v2_list("memory pids");
         give_to_children(&tree.0, &tree.0.join("level1/level2"), &wanted).expect("plain files");
         assert_eq!(tree.given(""), "memory pids");
         assert_eq!(tree.given("level1"), "+memory +pids");

@@ -1,7 +1,7 @@
 //! Errors as gRPC statuses: the only place where the codes are chosen.
 
 use crate::chain::Chain;
-use crate::effects::{CgroupsError, ExecError, MonitorError, NetworkError, RootfsError};
+use crate::effects::{CgroupsError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError};
 use crate::plan::{CapabilityError, PlanError};
 use crate::pod::PodError;
 use crate::request::{RequestError, Subject};
@@ -54,8 +54,10 @@ fn pod_code(error: &PodError) -> Code {
         | PodError::WrongState { .. }
         | PodError::NoTarget { .. }
         | PodError::MountSource { .. }
+        | PodError::Device(DeviceError::Look { .. })
         | PodError::LogFolder { .. }
         | PodError::SandboxNotStopped { .. } => Code::FailedPrecondition,
+        PodError::Device(DeviceError::NoDevice { .. } | DeviceError::TooMany { .. }) => Code::InvalidArgument,
         PodError::Plan(error) => plan_code(error),
         PodError::Rootfs(RootfsError::NoImage { .. }) => Code::NotFound,
         PodError::Rootfs(RootfsError::Store { source, .. }) => image_code(source),
@@ -152,8 +154,8 @@ fn cgroups_code(error: &CgroupsError) -> Code {
         CgroupsError::Undying { .. } => Code::DeadlineExceeded,
         CgroupsError::Cgroup { source, .. } => match source {
             E::Write { source, .. } if is_one_of(source, &VALUE_REFUSED) => Code::InvalidArgument,
-            E::UnknownSetting { .. } | E::NameTaken { .. } | E::SwapBelowMemory { .. } => Code::InvalidArgument,
-            E::NoHierarchy | E::NoController { .. } | E::NoSwapAccounting { .. } => Code::FailedPrecondition,
+            E::UnknownSetting { .. } | E::NameTaken { .. } | E::SwapBelowMemory { .. } | E::TooManyDevices { .. } => Code::InvalidArgument,
+            E::NoHierarchy | E::NoController { .. } | E::NoSwapAccounting { .. } | E::DeviceFilter { .. } => Code::FailedPrecondition,
             // A parent that holds processes itself.
             E::EnableControllers { source, .. } if is_one_of(source, &[Errno::BUSY]) => Code::FailedPrecondition,
             E::ReadMountTable { source, .. }

@@ -1,5 +1,6 @@
 //! Cgroups of pods and containers.
 
+use crate::plan::DevicePolicy;
 use crate::request::Resources as AskedResources;
 use podbox_cgroup::{Cgroup, CgroupPath, Error as CgroupError, Hierarchies, InvalidPath, Limit, Made, Resources};
 use podbox_plan::{CgroupEntry, ContainerId, SandboxId};
@@ -127,15 +128,19 @@ pub fn cgroup_entry(host: &Hierarchies, path: &str) -> Result<CgroupEntry, Cgrou
     at(host, path).map(|cgroup| entry(&cgroup))
 }
 
-/// Makes a container's cgroup and sets its limits.
+/// Makes a container's cgroup, sets its limits and denies it the devices it may not use.
 ///
 /// # Errors
 /// The error names the file and the value that the kernel refused; the cgroup is gone again.
-pub fn make_container_cgroup(host: &Hierarchies, path: &str, asked: &AskedResources) -> Result<(), CgroupsError> {
+pub fn make_container_cgroup(host: &Hierarchies, path: &str, asked: &AskedResources, devices: &DevicePolicy) -> Result<(), CgroupsError> {
     let parsed = CgroupPath::new(path).map_err(|source| CgroupsError::Path { path: path.to_owned(), source })?;
     let (cgroup, _made) = Cgroup::create(host, &parsed).map_err(failed(path))?;
     let swap = cgroup.accounts_swap();
-    cgroup.apply(&container_resources(asked, swap)).map_err(|source| {
+    let restricted = match devices {
+        DevicePolicy::All => Ok(()),
+        DevicePolicy::Only(rules) => cgroup.restrict_devices(rules),
+    };
+    restricted.and_then(|()| cgroup.apply(&container_resources(asked, swap))).map_err(|source| {
         // The failure that the caller hears of is the first one.
         let _ = cgroup.remove();
         CgroupsError::Cgroup { path: path.to_owned(), source }

@@ -2,14 +2,14 @@
 
 use super::process::{arguments, environment, working_directory};
 use super::spec::{SpecInputs, runtime_spec};
-use super::{ImageDefaults, Layout, NodeFacts, PlanError, PodUser, capability};
+use super::{HostDevice, ImageDefaults, Layout, NodeFacts, PlanError, PodUser, capability};
 use crate::request::{
     ContainerConfig, IpcMode, NetworkMode, PidMode, SandboxConfig, SandboxPidMode, SecurityContext, StopSignal, signal_number,
 };
 use oci_spec::runtime::Spec;
 use podbox_plan::{ByteString, PidNamespace, SandboxId};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// `SIGTERM`
 const DEFAULT_STOP_SIGNAL: i32 = 15;
@@ -37,8 +37,8 @@ pub struct ContainerInputs<'a> {
     pub user: &'a PodUser,
     /// Its cgroup, below the hierarchies' roots.
     pub cgroup: &'a str,
-    /// Device files of the node, for a privileged container.
-    pub node_devices: &'a [podbox_plan::Node],
+    /// Devices of the node that it is given.
+    pub devices: &'a [HostDevice],
     /// The node.
     pub node: &'a NodeFacts,
     /// Where things stand.
@@ -62,8 +62,6 @@ pub struct ContainerPlan {
     pub log_path: Option<PathBuf>,
     /// Standard input is kept open.
     pub stdin: bool,
-    /// The node's device files that are made in its `/dev`.
-    pub devices: Vec<podbox_plan::Node>,
 }
 
 /// Plans a container.
@@ -97,7 +95,6 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         stop_signal: stop_signal(&config.stop_signal, &image.stop_signal)?,
         log_path: log_path(sandbox, config),
         stdin: config.stdin,
-        devices: devices(config, inputs.node_devices),
     })
 }
 
@@ -112,12 +109,6 @@ fn check_namespaces(security: &SecurityContext, sandbox: &SandboxConfig) -> Resu
         () => return Ok(()),
     };
     Err(PlanError::NotThePodsNamespace { field })
-}
-
-/// A privileged container has the node's devices, unless it brings a `/dev` of its own, which may well be the node's.
-fn devices(config: &ContainerConfig, of_node: &[podbox_plan::Node]) -> Vec<podbox_plan::Node> {
-    let has_own_dev = config.mounts.iter().any(|mount| mount.container_path == Path::new("/dev"));
-    if config.security.privileged && !has_own_dev { of_node.to_vec() } else { Vec::new() }
 }
 
 fn stop_signal(request: &StopSignal, image: &str) -> Result<i32, PlanError> {

@@ -4,7 +4,7 @@
 //! by descriptor, and what the process is allowed comes last.
 
 use super::spec::pod_shm_source;
-use super::{ContainerPlan, PlanError, SpecError, capability};
+use super::{ContainerPlan, PlanError, SpecError, capability, devices};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig};
 use oci_spec::runtime::{Mount, Process};
 use podbox_plan::{
@@ -42,7 +42,8 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
     let process = spec.process().as_ref().ok_or(part("process"))?;
     let linux = spec.linux().as_ref().ok_or(part("linux"))?;
     let mounts = spec.mounts().as_deref().unwrap_or_default();
-    let (opened, attached) = mount_ops(mounts, inputs.pause_pid);
+    let device_nodes = devices::nodes(linux)?;
+    let (opened, attached) = mount_ops(mounts, inputs.pause_pid, &device_nodes);
 
     let mut ops = vec![
         Op::Join {
@@ -62,7 +63,7 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
     let attributes = MountAttributes { no_dev: true, ..MountAttributes::default() };
     ops.push(Op::OverlayRoot { overlay: inputs.overlay.clone(), at: inputs.root_at.clone(), attributes });
     ops.extend(attached);
-    ops.extend(inputs.plan.devices.iter().cloned().map(Op::MakeNode));
+    ops.extend(device_nodes.into_iter().map(Op::MakeNode));
     for path in linux.masked_paths().iter().flatten() {
         ops.push(Op::Mask { target: path.into() });
     }
@@ -118,8 +119,8 @@ fn stdio(plan: &ContainerPlan, process: &Process) -> Stdio {
     if process.terminal().unwrap_or_default() { Stdio::Terminal { log } } else { Stdio::Piped { stdin: plan.stdin, log } }
 }
 
-/// The ops that open mounts while the host is in sight, and those that put them into the root.
-fn mount_ops(mounts: &[Mount], pause_pid: i32) -> (Vec<Op>, Vec<Op>) {
+/// The ops that open mounts while the host is in sight, and those that put them into the root. `given` devices stand for standard ones.
+fn mount_ops(mounts: &[Mount], pause_pid: i32, given: &[Node]) -> (Vec<Op>, Vec<Op>) {
     let (mut opened, mut attached) = (Vec::new(), Vec::new());
     let pod_shm = pod_shm_source(pause_pid);
     let mut next_slot: Slot = 0;
@@ -131,7 +132,8 @@ fn mount_ops(mounts: &[Mount], pause_pid: i32) -> (Vec<Op>, Vec<Op>) {
             let is_dev = target == Path::new("/dev");
             attached.push(Op::Mount { target, fs: FileSystem { kind, options: options.data, attributes: options.attributes } });
             if is_dev {
-                attached.extend(standard_nodes().into_iter().map(Op::MakeNode));
+                let is_given = |path: &Path| given.iter().any(|node| node.path == path);
+                attached.extend(standard_nodes().filter(|node| !is_given(&node.path)).map(Op::MakeNode));
             }
             continue;
         }
@@ -196,23 +198,14 @@ impl MountOptions {
 }
 
 /// What every container finds in `/dev` (runtime-spec, "Default Devices").
-fn standard_nodes() -> Vec<Node> {
-    let device = |name: &str, major: u32, minor: u32| Node {
-        path: Path::new("/dev").join(name),
-        kind: NodeKind::CharDevice { mode: 0o666, major, minor, uid: 0, gid: 0 },
-    };
-    let link = |name: &str, to: &str| Node { path: Path::new("/dev").join(name), kind: NodeKind::Symlink { to: to.into() } };
-    vec![
-        device("null", 1, 3),
-        device("zero", 1, 5),
-        device("full", 1, 7),
-        device("random", 1, 8),
-        device("urandom", 1, 9),
-        device("tty", 5, 0),
-        link("ptmx", "pts/ptmx"),
-        link("fd", "/proc/self/fd"),
-        link("stdin", "/proc/self/fd/0"),
-        link("stdout", "/proc/self/fd/1"),
-        link("stderr", "/proc/self/fd/2"),
-    ]
+fn standard_nodes() -> impl Iterator<Item = Node> {
+    let link = |(name, to): (&str, &str)| Node { path: Path::new("/dev").join(name), kind: NodeKind::Symlink { to: to.into() } };
+    let links = [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ];
+    devices::standard_devices().chain(links.into_iter().map(link))
 }

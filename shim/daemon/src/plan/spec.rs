@@ -1,7 +1,7 @@
 //! The OCI runtime spec of a container (runtime-spec, `config.md` and `config-linux.md`).
 
 use super::sandbox::POD_SHM;
-use super::{ContainerInputs, PlanError, SpecError, capability};
+use super::{ContainerInputs, PlanError, SpecError, capability, devices};
 use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
@@ -67,7 +67,8 @@ pub(super) fn runtime_spec(inputs: &SpecInputs<'_>) -> Result<Spec, PlanError> {
         .cgroups_path(container.cgroup)
         .masked_paths(masked)
         .readonly_paths(read_only)
-        .rootfs_propagation("private");
+        .rootfs_propagation("private")
+        .devices(devices::files(container)?);
     if let Some(resources) = resources(container)? {
         linux = linux.resources(resources);
     }
@@ -173,7 +174,8 @@ fn resources(container: &ContainerInputs<'_>) -> Result<Option<LinuxResources>, 
     if !asked.cpuset_mems.is_empty() {
         cpu = cpu.mems(asked.cpuset_mems.clone());
     }
-    let mut resources = LinuxResourcesBuilder::default().cpu(cpu.build().map_err(missing("linux.resources.cpu"))?);
+    let resources = LinuxResourcesBuilder::default().devices(devices::allowed(container)?);
+    let mut resources = resources.cpu(cpu.build().map_err(missing("linux.resources.cpu"))?);
     if let Some(limit) = memory.and_then(|limit| i64::try_from(limit).ok()) {
         let mut builder = LinuxMemoryBuilder::default().limit(limit);
         if asked.memory_swap_limit_bytes != 0 {

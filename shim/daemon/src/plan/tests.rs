@@ -76,7 +76,7 @@ fn planned(sandbox: &SandboxConfig, config: &ContainerConfig, pid: PidNamespace)
         image: &image(),
         user: &user,
         cgroup: "/podbox/p/c",
-        node_devices: &[],
+        devices: &[],
         node: &node,
         layout: &layout,
     })

@@ -6,9 +6,9 @@ use super::teardown::blocking;
 use crate::chain::Chain;
 use crate::effects::{
     MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, find_image, image_defaults, make_container_cgroup, node_devices, now_ns,
-    remove_container_cgroup, resolve_user,
+    remove_container_cgroup, requested_devices, resolve_user,
 };
-use crate::plan::{ContainerInputs, LaunchInputs, lower, plan_container};
+use crate::plan::{ContainerInputs, LaunchInputs, device_policy, lower, plan_container};
 use crate::request::{ContainerConfig, PidMode};
 use crate::store::{ContainerPhase, ContainerRecord, ImageIdentity, RECORD_VERSION, SandboxRecord, Store};
 use podbox_image::Snapshot;
@@ -114,10 +114,8 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
     let Snapshot { lower_dirs, upper, work } = snapshot.map_err(|source| PodError::Snapshot { id: intent.id.clone(), source })?;
     let defaults = image_defaults(&image);
     let user = resolve_user(&config.security, &defaults.user, lower_dirs.clone())?;
-    let devices = match config.security.privileged {
-        true => node_devices().map_err(|source| PodError::MountSource { path: "/dev".into(), source })?,
-        false => Vec::new(),
-    };
+    let mut devices = if config.security.privileged { node_devices()? } else { Vec::new() };
+    devices.extend(requested_devices(&config.devices)?);
     let plan = plan_container(&ContainerInputs {
         config,
         sandbox_id: &sandbox.id,
@@ -129,11 +127,12 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
         image: &defaults,
         user: &user,
         cgroup: &intent.cgroup,
-        node_devices: &devices,
+        devices: &devices,
         node: &node.facts,
         layout: &node.layout,
     })?;
-    door.pass(&sandbox.id, || Ok(make_container_cgroup(&node.hierarchies, &intent.cgroup, &config.resources)?))?;
+    let allowed = device_policy(&plan.spec)?;
+    door.pass(&sandbox.id, || Ok(make_container_cgroup(&node.hierarchies, &intent.cgroup, &config.resources, &allowed)?))?;
     // Last: folders that are made on the way belong to nobody, and would be left by a step that fails later.
     if let Some(folder) = plan.log_path.as_deref().and_then(Path::parent) {
         std::fs::create_dir_all(folder).map_err(|source| PodError::LogFolder { path: folder.to_owned(), source })?;

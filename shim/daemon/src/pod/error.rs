@@ -1,6 +1,6 @@
 //! What can go wrong with a pod.
 
-use crate::effects::{CgroupsError, ExecError, MonitorError, NetworkError, RootfsError};
+use crate::effects::{CgroupsError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError};
 use crate::plan::PlanError;
 use crate::store::{LookupError, RecordError};
 use podbox_plan::{ContainerId, SandboxId};
@@ -58,6 +58,9 @@ pub enum PodError {
         /// Why it cannot be used.
         source: io::Error,
     },
+    /// A device cannot be given.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The request makes no sense here.
     #[error(transparent)]
     Plan(#[from] PlanError),

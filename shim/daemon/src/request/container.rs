@@ -1,7 +1,8 @@
 //! `ContainerConfig`.
 
 use super::common::{absolute_path, bounded_text, checked_path, enum_value, has_parent_component, labels, name, shortened};
-use super::{Labels, RequestError, Resources, SecurityContext, required};
+use super::device::devices;
+use super::{Device, Labels, RequestError, Resources, SecurityContext, required};
 use podbox_plan::ByteString;
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,9 @@ pub struct ContainerConfig {
     pub envs: Vec<(String, ByteString)>,
     /// Mounts, in the order asked for.
     pub mounts: Vec<Mount>,
+    /// Devices of the host, in the order asked for.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// Returned as they came.
     pub labels: Labels,
     /// Returned as they came.
@@ -110,9 +114,6 @@ impl TryFrom<v1::ContainerConfig> for ContainerConfig {
     type Error = RequestError;
 
     fn try_from(config: v1::ContainerConfig) -> Result<Self, RequestError> {
-        if !config.devices.is_empty() {
-            return Err(RequestError::unsupported("config.devices", "devices are"));
-        }
         if !config.cdi_devices.is_empty() {
             return Err(RequestError::unsupported("config.cdi_devices", "CDI devices are"));
         }
@@ -130,6 +131,7 @@ impl TryFrom<v1::ContainerConfig> for ContainerConfig {
             working_dir: working_dir(&config.working_dir)?,
             envs: envs(config.envs)?,
             mounts: config.mounts.into_iter().map(Mount::try_from).collect::<Result<_, _>>()?,
+            devices: devices(config.devices)?,
             labels: labels("config.labels", config.labels)?,
             annotations: labels("config.annotations", config.annotations)?,
             log_path: log_path(&config.log_path)?,

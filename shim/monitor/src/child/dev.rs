@@ -1,16 +1,23 @@
 //! Files of the container's `/dev`, and its null device.
 
 use super::error::OpError;
-use super::target::{Links, open, parent};
+use super::mount::{copy_of, move_onto};
+use super::target::{Links, Make, find_or_make, open, parent};
 use podbox_plan::{Node, NodeKind};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, makedev};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Uid, makedev};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 const NULL_DEVICE: (u32, u32) = (1, 3);
 
-/// Who a device belongs to and who may use it.
-struct Access {
+/// Where a device's file is made that cannot be used in its own place.
+const ELSEWHERE: &str = "/dev";
+const NAME_ELSEWHERE: &str = ".podbox-device";
+
+/// A device, who it belongs to and who may use it.
+struct Device {
+    kind: FileType,
+    numbers: (u32, u32),
     mode: u32,
     uid: u32,
     gid: u32,
@@ -25,23 +32,44 @@ pub fn make_node(root: BorrowedFd<'_>, node: &Node) -> Result<(), OpError> {
         NodeKind::Directory { mode } => rustix::fs::mkdirat(&directory, &name, Mode::from_raw_mode(*mode)).map_err(OpError::from),
         NodeKind::Symlink { to } => rustix::fs::symlinkat(to, &directory, &name).map_err(OpError::from),
         NodeKind::CharDevice { mode, major, minor, uid, gid } => {
-            let access = Access { mode: *mode, uid: *uid, gid: *gid };
-            make_device(&directory, Path::new(&name), FileType::CharacterDevice, (*major, *minor), &access)
+            let device = Device { kind: FileType::CharacterDevice, numbers: (*major, *minor), mode: *mode, uid: *uid, gid: *gid };
+            device.make(root, &directory, &node.path)
         }
         NodeKind::BlockDevice { mode, major, minor, uid, gid } => {
-            let access = Access { mode: *mode, uid: *uid, gid: *gid };
-            make_device(&directory, Path::new(&name), FileType::BlockDevice, (*major, *minor), &access)
+            let device = Device { kind: FileType::BlockDevice, numbers: (*major, *minor), mode: *mode, uid: *uid, gid: *gid };
+            device.make(root, &directory, &node.path)
         }
     };
     rustix::process::umask(umask);
     made
 }
 
-fn make_device(directory: &OwnedFd, name: &Path, kind: FileType, device: (u32, u32), access: &Access) -> Result<(), OpError> {
-    rustix::fs::mknodat(directory, name, kind, Mode::from_raw_mode(access.mode), makedev(device.0, device.1))?;
-    let owner = (access.uid != u32::MAX).then(|| Uid::from_raw(access.uid)).ok_or(OpError::NoId(access.uid))?;
-    let group = (access.gid != u32::MAX).then(|| Gid::from_raw(access.gid)).ok_or(OpError::NoId(access.gid))?;
-    Ok(rustix::fs::chownat(directory, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
+impl Device {
+    /// Makes its file at `path`, whose parent is open. Where devices are dead, which is everywhere in an image's root, the file is made in
+    /// `/dev` and mounted in place.
+    fn make(&self, root: BorrowedFd<'_>, directory: &OwnedFd, path: &Path) -> Result<(), OpError> {
+        if !rustix::fs::fstatvfs(directory)?.f_flag.contains(StatVfsMountFlags::NODEV) {
+            let name = path.file_name().ok_or_else(|| OpError::UnusablePath(path.to_owned()))?;
+            return self.make_in(directory, Path::new(name));
+        }
+        let elsewhere = open(root, Path::new(ELSEWHERE), OFlags::PATH | OFlags::DIRECTORY, Links::Refuse)?;
+        self.make_in(&elsewhere, Path::new(NAME_ELSEWHERE))?;
+        let mounted = mount_in_place(root, &elsewhere, path);
+        rustix::fs::unlinkat(&elsewhere, NAME_ELSEWHERE, AtFlags::empty())?;
+        mounted
+    }
+
+    fn make_in(&self, directory: &OwnedFd, name: &Path) -> Result<(), OpError> {
+        rustix::fs::mknodat(directory, name, self.kind, Mode::from_raw_mode(self.mode), makedev(self.numbers.0, self.numbers.1))?;
+        let owner = (self.uid != u32::MAX).then(|| Uid::from_raw(self.uid)).ok_or(OpError::NoId(self.uid))?;
+        let group = (self.gid != u32::MAX).then(|| Gid::from_raw(self.gid)).ok_or(OpError::NoId(self.gid))?;
+        Ok(rustix::fs::chownat(directory, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+}
+
+fn mount_in_place(root: BorrowedFd<'_>, elsewhere: &OwnedFd, path: &Path) -> Result<(), OpError> {
+    let node = open(elsewhere.as_fd(), Path::new(NAME_ELSEWHERE), OFlags::PATH, Links::Refuse)?;
+    move_onto(copy_of(node, false)?, find_or_make(root, path, Make::File, Links::Refuse)?)
 }
 
 /// The container's own `/dev/null`, opened with `flags` and verified: an image may have put anything there.

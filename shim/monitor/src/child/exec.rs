@@ -2,7 +2,7 @@
 
 use super::Newborn;
 use super::error::OpError;
-use crate::launch::{ABOUT_TO_EXECUTE, ChildStreams};
+use crate::birth::{ABOUT_TO_EXECUTE, ChildStreams};
 use nix::fcntl::AtFlags;
 use podbox_plan::{ByteString, Program};
 use rustix::io::Errno;

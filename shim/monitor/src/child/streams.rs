@@ -5,7 +5,7 @@ use super::dev::open_null;
 use super::error::OpError;
 use super::mount::{copy_of, move_onto};
 use super::target::{Links, Make, find_or_make, has_magic, open};
-use crate::launch::ChildStreams;
+use crate::birth::ChildStreams;
 use podbox_plan::{Op, Slot};
 use rustix::fs::{FileType, Gid, OFlags, Uid};
 use rustix::io::Errno;

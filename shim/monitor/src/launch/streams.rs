@@ -1,34 +1,13 @@
 //! Both ends of a process's standard streams.
 
-use podbox_plan::{Slot, Stdio};
+use crate::birth::ChildStreams;
+use podbox_plan::Stdio;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair};
 use rustix::pipe::PipeFlags;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-
-/// The child's ends, as [`Op::ConnectStdio`](podbox_plan::Op::ConnectStdio) connects them.
-pub enum ChildStreams {
-    /// None.
-    Closed,
-    /// Pipes; no input pipe is the container's `/dev/null`.
-    Piped {
-        /// Reading end of the input.
-        stdin: Option<OwnedFd>,
-        /// Writing end of the output.
-        stdout: OwnedFd,
-        /// Writing end of the error output.
-        stderr: OwnedFd,
-    },
-    /// A terminal, made in the container.
-    Terminal {
-        /// Where its master is sent.
-        channel: OwnedFd,
-    },
-    /// Descriptors of the launch message by index; `None` is the container's `/dev/null`.
-    Passed([Option<Slot>; 3]),
-}
 
 /// The monitor's ends; the output's do not block.
 #[derive(Default)]

@@ -28,16 +28,74 @@ fn an_exec_runs_in_the_containers_namespaces_and_cgroup() {
     for kind in ["mnt", "pid", "net", "ipc", "uts"] {
         assert_eq!(namespace_of(in_exec.pid, kind), namespace_of(launched.pid, kind), "{kind}");
     }
-    for cgroup in [&pids, &unified] {
-        let mut members = cgroup.members();
-        members.sort_unstable();
-        let mut both = [launched.pid, in_exec.pid];
-        both.sort_unstable();
-        assert_eq!(members, both);
-    }
+    let mut members = pids.members();
+    members.sort_unstable();
+    let mut both = [launched.pid, in_exec.pid];
+    both.sort_unstable();
+    assert_eq!(members, both);
+    let own = unified.path().join("exec-1");
+    assert_eq!(unified.members(), [launched.pid]);
+    assert_eq!(std::fs::read_to_string(own.join("cgroup.procs")).expect("the command's"), format!("{}\n", in_exec.pid));
     // With the container's PID 1 the exec goes too, and both ends are told.
     monitor.signal(&container.process, 9, false);
     assert_eq!(monitor.exit_of(&ProcessRef::Exec(1)).signal, Some(9));
+    assert!(monitor.exit_of(&container.process).killed_on_request);
+    until("the command's cgroup is gone", || !own.exists());
+}
+
+/// In both hierarchies that a command's cgroup can stand in.
+#[test]
+fn a_command_is_killed_with_all_it_started_and_leaves_no_cgroup() {
+    for hierarchy in ["unified", "freezer"] {
+        let mut monitor = TestMonitor::start();
+        let image = Image::new(monitor.directory.path());
+        let cgroup = TestCgroup::new(hierarchy);
+        let place = cgroup.path().to_owned();
+        let mut container = image.shell(1, "sleep 1000");
+        container.cgroup = match hierarchy {
+            "unified" => CgroupEntry { unified: Some(place), ..CgroupEntry::default() },
+            _ => CgroupEntry { v1: vec![place], ..CgroupEntry::default() },
+        };
+        let init = monitor.launch(&container.process, &container.plan());
+        // Sessions of their own, and one that nobody waits for; the last is born after a while.
+        let mut plan = exec_plan(&container.process, "setsid sleep 1000 & (setsid sh -c 'while :; do sleep 0.05; done' &) ; sleep 1000");
+        plan.cgroup = container.cgroup.clone();
+        let null = std::fs::File::open("/dev/null").expect("/dev/null");
+        monitor.try_launch(&ProcessRef::Exec(7), &plan, &[null.as_fd(), null.as_fd(), null.as_fd()]).expect("exec");
+        let own = cgroup.path().join("exec-7");
+        let members = || std::fs::read_to_string(own.join("cgroup.procs")).unwrap_or_default().lines().count();
+        until("all of it runs", || members() >= 4);
+        monitor.signal(&ProcessRef::Exec(7), 9, true);
+        assert_eq!(monitor.exit_of(&ProcessRef::Exec(7)).signal, Some(9));
+        until("nothing of it is left", || !own.exists());
+        assert_eq!(cgroup.members(), [init.pid], "{hierarchy}: the container is as it was");
+        monitor.signal(&container.process, 9, false);
+        monitor.exit_of(&container.process);
+    }
+}
+
+#[test]
+fn what_a_command_leaves_behind_goes_on_and_its_cgroup_goes_later() {
+    let mut monitor = TestMonitor::start();
+    let image = Image::new(monitor.directory.path());
+    let cgroup = TestCgroup::new("unified");
+    let mut container = image.shell(1, "sleep 1000");
+    container.cgroup.unified = Some(cgroup.path().to_owned());
+    monitor.launch(&container.process, &container.plan());
+    let exec = |monitor: &mut TestMonitor, number: u64, script: &str| {
+        let mut plan = exec_plan(&container.process, script);
+        plan.cgroup = container.cgroup.clone();
+        let null = std::fs::File::open("/dev/null").expect("/dev/null");
+        monitor.try_launch(&ProcessRef::Exec(number), &plan, &[null.as_fd(), null.as_fd(), null.as_fd()]).expect("exec");
+        monitor.exit_of(&ProcessRef::Exec(number));
+    };
+    exec(&mut monitor, 1, "sleep 1000 & echo $! > /tmp/left");
+    let own = cgroup.path().join("exec-1");
+    let left = std::fs::read_to_string(own.join("cgroup.procs")).expect("it runs on");
+    assert_eq!(left.lines().count(), 1);
+    exec(&mut monitor, 2, "kill -9 $(cat /tmp/left)");
+    until("both are gone", || !own.exists() && !cgroup.path().join("exec-2").exists());
+    monitor.signal(&container.process, 9, false);
     monitor.exit_of(&container.process);
 }
 

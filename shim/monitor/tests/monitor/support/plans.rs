@@ -7,9 +7,9 @@ use podbox_plan::{
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-const APPLETS: [&str; 32] = [
+const APPLETS: [&str; 33] = [
     "cat", "chmod", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mount", "nc", "nproc", "pwd",
-    "readlink", "rm", "seq", "sh", "sleep", "stat", "stty", "tail", "test", "timeout", "touch", "tr", "true", "tty", "yes",
+    "readlink", "rm", "seq", "setsid", "sh", "sleep", "stat", "stty", "tail", "test", "timeout", "touch", "tr", "true", "tty", "yes",
 ];
 /// CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID, KILL
 pub const FEW_CAPABILITIES: u64 = 0b1110_1011;
