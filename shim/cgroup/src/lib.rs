@@ -28,6 +28,7 @@ mod kill;
 mod made;
 mod path;
 mod resources;
+mod stats;
 mod tree;
 mod v1;
 mod v2;
@@ -39,3 +40,6 @@ pub use hierarchies::{Hierarchies, Version};
 pub use made::Made;
 pub use path::{CgroupPath, InvalidPath};
 pub use resources::{Limit, Resources};
+pub use stats::{
+    CpuDetails, Details, DeviceIo, HugetlbUsage, MemoryDetails, MemoryUsage, Meter, Pressure, Pressures, Stall, SwapUsage, Usage,
+};

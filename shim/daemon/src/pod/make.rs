@@ -188,6 +188,7 @@ impl<'a> Reserved<'a> {
         let failed = |source| PodError::Monitor { id: id.clone(), source };
         let folder = self.node.layout.pod(id);
         spawn_monitor(&self.node.programs, &folder, MONITOR_SOCKET, id).map_err(failed)?;
+        self.node.metrics.count_started_monitor();
         let (link, events) = connect_monitor(&folder, MONITOR_SOCKET).await.map_err(failed)?;
         tracing::debug!(sandbox = %id, pid = link.pid, "the monitor runs");
         Ok((link, events))

@@ -3,7 +3,7 @@
 use super::containers::runs;
 use super::{Done, Driver, Reply, tell_all};
 use crate::chain::Chain;
-use crate::effects::{SandboxCgroups, kill_pod_cgroups, now_ns};
+use crate::effects::{SandboxCgroups, Subject, kill_pod_cgroups, now_ns};
 use crate::pod::PodError;
 use crate::pod::container::undo_container;
 use crate::pod::ending::{reason_of, unseen_end};
@@ -20,6 +20,7 @@ impl Driver {
         if self.record.phase == SandboxPhase::Ready {
             self.record.phase = SandboxPhase::NotReady;
             self.save();
+            self.node.meters.close(&Subject::Pod(self.record.id.clone()));
         }
     }
 
@@ -33,6 +34,7 @@ impl Driver {
         self.pause_ended();
         let lost: Vec<ContainerRecord> =
             self.containers.values().map(|container| &container.record).filter(|record| runs(record)).cloned().collect();
+        self.node.metrics.count_lost_monitor();
         tracing::error!(sandbox = %self.record.id, containers = lost.len(), "the pod's monitor is gone: the pod is killed");
         let mut paths: Vec<String> = lost.iter().map(|record| record.cgroup.clone()).collect();
         paths.push(SandboxCgroups::new(&self.record.cgroup, &self.record.id).pause());
@@ -100,6 +102,7 @@ impl Driver {
             self.record.network_released = true;
             self.record.phase = SandboxPhase::NotReady;
             self.save();
+            self.node.meters.close(&Subject::Pod(self.record.id.clone()));
             // The monitor told of every end before its own. What it could not tell of, since it was killed, was killed too.
             let lost = self.containers.values().filter(|container| runs(&container.record));
             let lost: Vec<ContainerId> = lost.map(|container| container.record.id.clone()).collect();
