@@ -3,6 +3,7 @@
 //! - [`AddressPool`] decides which pod has which addresses. It is plain memory; whoever keeps the records restores it.
 //! - [`Bridge`] is the built-in backend: one Linux bridge, a veth pair per pod, masquerade for what leaves the node.
 //! - [`BridgeClaim`] keeps a second daemon from a bridge that one serves already.
+//! - [`PodLinks`] counts what went through a pod's links.
 //! - [`loopback_up`] brings up `lo` in a namespace, whatever the backend.
 //!
 //! A backend that calls CNI plugins would stand beside `bridge` as `cni`; both speak in [`PodAddresses`], pod ids and
@@ -17,6 +18,7 @@
 mod address;
 mod bridge;
 mod claim;
+mod counters;
 mod error;
 mod mac;
 mod owner;
@@ -27,6 +29,7 @@ mod sysctl;
 pub use address::{AddressPool, PODS_MAX, PodAddresses};
 pub use bridge::{Attachment, Bridge, BridgeConfig};
 pub use claim::BridgeClaim;
+pub use counters::{CountersError, LinkCounters, PodLinks, Traffic};
 pub use error::{BridgeError, ClaimError, ConfigError, FirewallError, PodNetnsError, PoolError, SysctlError};
 pub use ipnetwork::IpNetwork;
 pub use mac::{MacAddress, ParseMacError};

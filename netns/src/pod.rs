@@ -19,7 +19,7 @@ use crate::sysctl;
 /// Name of the pod's end of the veth pair.
 pub(crate) const POD_LINK: &str = "eth0";
 /// The loopback link: always there, always first.
-const LOOPBACK: &str = "lo";
+pub(crate) const LOOPBACK: &str = "lo";
 const LOOPBACK_INDEX: u32 = 1;
 
 /// Brings up `lo` in the namespace, with 127.0.0.1/8 and, where the kernel has IPv6, ::1/128.

@@ -42,6 +42,8 @@ pub struct DaemonOptions {
     pub log_level: String,
     /// More lines of the configuration file, from a `[table]` on.
     pub more_config: String,
+    /// How many files it may open before it asks for more; `None`: as many as the tests.
+    pub open_files: Option<u32>,
     /// The end of the log is printed when the daemon goes, for the test harness to show if the test failed.
     pub show_log: bool,
 }
@@ -53,6 +55,7 @@ impl Default for DaemonOptions {
             binary: None,
             log_level: "debug".to_owned(),
             more_config: String::new(),
+            open_files: None,
             show_log: false,
         }
     }
@@ -86,6 +89,7 @@ pub struct Daemon {
     bridge: String,
     cgroup_parent: String,
     client: Client,
+    open_files: Option<u32>,
     child: Option<Child>,
     show_log: bool,
 }
@@ -153,6 +157,7 @@ impl Daemon {
             bridge: format!("pbt{}n{number}", std::process::id() % 100_000),
             cgroup_parent: format!("/{name}"),
             client: Client::new(&directory.path().join("run/podbox.sock")),
+            open_files: options.open_files,
             child: None,
             show_log: options.show_log,
             directory,
@@ -192,10 +197,21 @@ impl Daemon {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the daemon runs already");
         let log = OpenOptions::new().create(true).append(true).open(self.log_file()).context("open the daemon's log")?;
-        let mut command = self.command(&["serve"]);
+        let mut command = self.serve_command();
         command.stdin(Stdio::null()).stdout(log.try_clone().context("share the log")?).stderr(log);
         self.child = Some(self.network.run(|| command.spawn().context("execute the daemon"))?);
         Ok(())
+    }
+
+    /// A shell that lowers its limit becomes the daemon.
+    fn serve_command(&self) -> Command {
+        let serve = self.command(&["serve"]);
+        let Some(open_files) = self.open_files else { return serve };
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "ulimit -Sn \"$1\" && shift && exec \"$@\"", "sh"]).arg(open_files.to_string());
+        shell.arg(serve.get_program()).args(serve.get_args());
+        shell.env_remove("NOTIFY_SOCKET").env_remove("RUST_LOG");
+        shell
     }
 
     async fn answers(&mut self) -> Result<()> {

@@ -142,15 +142,9 @@ async fn what_is_not_served_yet_is_unimplemented_by_its_name() -> Result<()> {
     is_named("Exec", runtime.exec(v1::ExecRequest::default()).await);
     is_named("Attach", runtime.attach(v1::AttachRequest::default()).await);
     is_named("PortForward", runtime.port_forward(v1::PortForwardRequest::default()).await);
-    is_named("ContainerStats", runtime.container_stats(v1::ContainerStatsRequest::default()).await);
-    is_named("ListContainerStats", runtime.list_container_stats(v1::ListContainerStatsRequest::default()).await);
-    is_named("PodSandboxStats", runtime.pod_sandbox_stats(v1::PodSandboxStatsRequest::default()).await);
-    is_named("ListPodSandboxStats", runtime.list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default()).await);
     is_named("CheckpointContainer", runtime.checkpoint_container(v1::CheckpointContainerRequest::default()).await);
     is_named("CheckpointPod", runtime.checkpoint_pod(v1::CheckpointPodRequest::default()).await);
     is_named("RestorePod", runtime.restore_pod(v1::RestorePodRequest::default()).await);
-    is_named("ListMetricDescriptors", runtime.list_metric_descriptors(v1::ListMetricDescriptorsRequest::default()).await);
-    is_named("ListPodSandboxMetrics", runtime.list_pod_sandbox_metrics(v1::ListPodSandboxMetricsRequest::default()).await);
     is_named("PullImage", daemon.images().pull_image(v1::PullImageRequest::default()).await);
     Ok(())
 }

@@ -174,7 +174,12 @@ impl Cgroup {
         self.entry().oom_counter.map_or(Ok(0), |counter| oom_kills(&counter))
     }
 
-    fn unified(&self) -> Option<PathBuf> {
+    /// Where a controller's files of it are.
+    pub(crate) fn home(&self, controller: Controller) -> Option<Home> {
+        self.host.home(controller, &self.path)
+    }
+
+    pub(crate) fn unified(&self) -> Option<PathBuf> {
         self.host.unified().map(|unified| self.path.below(&unified.mount_point))
     }
 

@@ -30,6 +30,7 @@ mod kill;
 mod made;
 mod path;
 mod resources;
+mod stats;
 mod tree;
 mod v1;
 mod v2;
@@ -43,3 +44,6 @@ pub use kill::kill_members;
 pub use made::Made;
 pub use path::{CgroupPath, InvalidPath};
 pub use resources::{Limit, Resources};
+pub use stats::{
+    CpuDetails, Details, DeviceIo, HugetlbUsage, MemoryDetails, MemoryUsage, Meter, Pressure, Pressures, Stall, SwapUsage, Usage,
+};

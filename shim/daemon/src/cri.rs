@@ -1,6 +1,6 @@
 //! The CRI's two services, as tonic serves them.
 //!
-//! A call is checked by `request`, done by `pod`, answered from `store`. Lists and status calls make no system call. Here alone
+//! A call is checked by `request`, done by `pod`, answered from `store`. Lists and status calls make no system call; stats do. Here alone
 //! are gRPC's codes ([`status`]), and here alone do records become messages again.
 
 mod containers;

@@ -9,8 +9,11 @@ mod devices;
 mod exec;
 mod facts;
 mod files;
+mod layers;
+mod meters;
 mod monitor;
 mod network;
+mod open_files;
 mod programs;
 mod rootfs;
 mod usage;
@@ -22,13 +25,17 @@ pub use devices::{DeviceError, node_devices, requested_devices};
 pub use exec::{CaptureRoom, ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
 pub use files::{collect_netns_names, link_netns, now_ns, unlink_netns, write_pod_files};
+pub use layers::{LayerUsage, Layers};
+pub use meters::{Meters, Reading, Subject, Target};
 pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, kill_monitor, spawn_monitor};
 pub use network::{Network, NetworkError};
+pub use open_files::raise_open_files;
 pub use programs::Programs;
 pub use rootfs::{RootfsError, find_image, image_defaults, resolve_user};
-pub use usage::{Usage, read_usage};
+pub use usage::{ContainerDetails, DiskSpace, disk_space, read_details};
 
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::plan::{Layout, NodeFacts};
 use podbox_cgroup::Hierarchies;
 use podbox_image::ImageStore;
@@ -52,4 +59,10 @@ pub struct Node {
     pub programs: Programs,
     /// What commands may write.
     pub captures: CaptureRoom,
+    /// The counters of what runs.
+    pub meters: Meters,
+    /// What containers have written.
+    pub layers: Arc<Layers>,
+    /// What the daemon counts of its own doings.
+    pub metrics: Arc<Metrics>,
 }

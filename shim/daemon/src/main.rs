@@ -8,6 +8,7 @@ mod config;
 mod cri;
 mod effects;
 mod images;
+mod metrics;
 mod plan;
 mod pod;
 mod request;

@@ -7,10 +7,11 @@ mod socket;
 
 use crate::config::{CgroupDriver, Config, ConfigError};
 use crate::cri::{Cri, LogCalls};
-use crate::effects::{CaptureRoom, Network, Node, Programs, discover_facts};
+use crate::effects::{CaptureRoom, Layers, Meters, Network, Node, Programs, discover_facts, raise_open_files};
+use crate::metrics::{Metrics, MetricsServer, Population};
 use crate::plan::Layout;
 use crate::pod::Pods;
-use crate::store::{Store, read_record};
+use crate::store::{ContainerPhase, SandboxPhase, Store, read_record};
 use anyhow::Context;
 use futures_util::{Stream, StreamExt};
 use ipnetwork::IpNetwork;
@@ -20,6 +21,7 @@ use podbox_netns::BridgeClaim;
 use podbox_proto::FILE_DESCRIPTOR_SET;
 use podbox_proto::v1::image_service_server::ImageServiceServer;
 use podbox_proto::v1::runtime_service_server::RuntimeServiceServer;
+use rustix::process::Rlimit;
 use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -53,10 +55,11 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     for (key, place) in config.without_effect() {
         tracing::warn!(key, place, "this setting has no effect yet");
     }
+    let open_files = raise_open_files().context("raise the limit of open files")?;
     let _locks = take_directories(&config)?;
     let _claim = claim_bridge(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let outcome = runtime.block_on(run(config));
+    let outcome = runtime.block_on(run(config, open_files));
     // Threads that wait for the kernel are not waited for.
     runtime.shutdown_background();
     outcome
@@ -73,9 +76,6 @@ fn log_to_stderr(config: &Config) {
 fn refuse_what_is_to_come(config: &Config) -> Result<(), ConfigError> {
     if config.cgroup.driver == CgroupDriver::Systemd {
         return Err(config.refused("cgroup.driver", "the systemd driver is not there yet"));
-    }
-    if config.metrics.address.0.is_some() {
-        return Err(config.refused("metrics.address", "metrics are not served yet"));
     }
     Ok(())
 }
@@ -122,20 +122,26 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(directory, Permissions::from_mode(0o700))
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, open_files: Rlimit) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let socket = config.socket.clone();
-    let node = Arc::new(discover(config)?);
+    let node = Arc::new(discover(config, open_files)?);
     let store = Arc::new(Store::new(node.layout.clone()));
     let pods = Pods::recover(node.clone(), store.clone()).await.context("take over the pods on record")?;
     if let Err(error) = node.network.open().await {
         tracing::error!(error = %crate::chain::Chain(&error), "the pod network is not ready");
     }
+    let metrics = listen_for_scrapes(&node).await?;
     let listener = socket::listen(socket.as_ref()).with_context(|| format!("listen on {}", socket.as_ref().display()))?;
     tracing::info!(socket = %socket.as_ref().display(), version = env!("CARGO_PKG_VERSION"), "serving");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Some(server) = metrics {
+        let store = store.clone();
+        tokio::spawn(server.run(node.metrics.clone(), move || population(&store)));
+    }
+    let log = LogCalls::new(node.metrics.clone());
     let cri = Cri::new(node, store.clone(), pods);
     let stop = async move {
         tokio::select! {
@@ -147,19 +153,52 @@ async fn run(config: Config) -> anyhow::Result<()> {
         // They would last as long as the daemon does.
         store.end_subscriptions();
     };
-    answer(cri, listener, stop).await
+    answer(cri, log, listener, stop).await
 }
 
-fn discover(config: Config) -> anyhow::Result<Node> {
+/// The server of podbox's own metrics, where the configuration wants one.
+async fn listen_for_scrapes(node: &Node) -> anyhow::Result<Option<MetricsServer>> {
+    let Some(address) = node.config.metrics.address.0 else { return Ok(None) };
+    anyhow::ensure!(address.ip().is_loopback(), "metrics.address: {address} is no loopback address: nobody asks who reads metrics");
+    let server = MetricsServer::bind(address).await.with_context(|| format!("listen on {address} (metrics.address)"))?;
+    tracing::info!(address = %server.address(), "serving metrics");
+    Ok(Some(server))
+}
+
+/// How many pods and containers are in which state.
+fn population(store: &Store) -> Population {
+    let mut population = Population::default();
+    for sandbox in store.sandboxes() {
+        match sandbox.phase {
+            SandboxPhase::Ready => population.pods_ready += 1,
+            SandboxPhase::Creating | SandboxPhase::NotReady => population.pods_not_ready += 1,
+        }
+    }
+    for container in store.containers() {
+        match container.phase {
+            ContainerPhase::Creating | ContainerPhase::Created | ContainerPhase::Starting => population.containers_created += 1,
+            ContainerPhase::Running { .. } => population.containers_running += 1,
+            ContainerPhase::Exited { .. } => population.containers_exited += 1,
+        }
+    }
+    population
+}
+
+fn discover(config: Config, open_files: Rlimit) -> anyhow::Result<Node> {
     let hierarchies = Hierarchies::discover().context("find the cgroup hierarchies")?;
     let options = StoreOptions { default_registry: config.image.default_registry.as_str().to_owned(), ..StoreOptions::default() };
     let layout = Layout::new(config.state_dir.as_ref().to_owned());
     let subnets = pod_subnets(&config, &layout);
+    let images = ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?;
+    let images = Arc::new(images);
     Ok(Node {
         facts: discover_facts(&hierarchies).context("find out about the node")?,
-        images: Arc::new(ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?),
+        layers: Arc::new(Layers::new(images.clone())),
+        images,
+        meters: Meters::new(hierarchies.clone()),
+        metrics: Arc::new(Metrics::default()),
         network: Network::new(config.network.bridge.as_str(), &subnets).context("network.subnets")?,
-        programs: Programs::load().context("load pause and the monitor")?,
+        programs: Programs::load(open_files).context("load pause and the monitor")?,
         captures: CaptureRoom::default(),
         hierarchies,
         layout,
@@ -193,7 +232,7 @@ fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Uni
     })
 }
 
-async fn answer(cri: Cri, listener: UnixListener, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+async fn answer(cri: Cri, log: LogCalls, listener: UnixListener, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RuntimeServiceServer<Cri>>().await;
     health.set_serving::<ImageServiceServer<Cri>>().await;
@@ -208,7 +247,7 @@ async fn answer(cri: Cri, listener: UnixListener, stop: impl Future<Output = ()>
     let server = Server::builder()
         // The peer is root: calls that it gives up on are no attack.
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
-        .layer(LogCalls)
+        .layer(log)
         .add_service(runtime.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
         .add_service(images.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
         .add_service(health_service)

@@ -38,12 +38,19 @@ pub(super) const LAYER_EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Modules of the daemon that put the layers together: they may name every layer, and no layer names them. All other modules
-/// beside the layers (`config`) may be named by every layer and name none.
+/// beside the layers (`config`, `metrics`) may be named by every layer and name none.
 pub(super) const WIRING: &[&str] = &["main", "serve"];
 
 /// Crates that only some modules of the daemon may name; wiring always may.
-pub(super) const CRATES_OF_LAYERS: &[(&str, &[&str])] =
-    &[("podbox_proto", &["cri", "request"]), ("tonic", &["cri"]), ("tonic_health", &["cri"]), ("tonic_reflection", &["cri"])];
+pub(super) const CRATES_OF_LAYERS: &[(&str, &[&str])] = &[
+    ("podbox_proto", &["cri", "request"]),
+    ("tonic", &["cri"]),
+    ("tonic_health", &["cri"]),
+    ("tonic_reflection", &["cri"]),
+    ("hyper", &["metrics"]),
+    ("hyper_util", &["metrics"]),
+    ("http_body_util", &["metrics"]),
+];
 
 /// Words that only code below these folders may use. A descriptor's number may be read elsewhere, for a path in `/proc/self/fd`
 /// or a netlink attribute; but nobody else holds one as a number or makes one of a number.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::Status;
 
-fn metadata(record: &ContainerRecord) -> v1::ContainerMetadata {
+/// Its name as the CRI has it.
+pub(super) fn metadata(record: &ContainerRecord) -> v1::ContainerMetadata {
     v1::ContainerMetadata { name: record.config.metadata.name.clone(), attempt: record.config.metadata.attempt }
 }
 

@@ -1,7 +1,10 @@
-//! One log line a call: its name, how long it took, what came of it.
+//! One log line a call, and a count: its name, how long it took, what came of it.
+
+use crate::metrics::Metrics;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tonic::Code;
@@ -9,14 +12,23 @@ use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 /// The layer.
-#[derive(Debug, Clone, Copy)]
-pub struct LogCalls;
+#[derive(Debug, Clone)]
+pub struct LogCalls {
+    metrics: Arc<Metrics>,
+}
+
+impl LogCalls {
+    /// A layer that counts calls as well.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics }
+    }
+}
 
 impl<S> Layer<S> for LogCalls {
     type Service = Logged<S>;
 
     fn layer(&self, service: S) -> Logged<S> {
-        Logged { service }
+        Logged { service, metrics: self.metrics.clone() }
     }
 }
 
@@ -24,6 +36,7 @@ impl<S> Layer<S> for LogCalls {
 #[derive(Debug, Clone)]
 pub struct Logged<S> {
     service: S,
+    metrics: Arc<Metrics>,
 }
 
 impl<S, B, R> Service<Request<B>> for Logged<S>
@@ -43,10 +56,12 @@ where
         let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let started = Instant::now();
         let answer = self.service.call(request);
+        let metrics = self.metrics.clone();
         Box::pin(async move {
+            let _under_way = metrics.calls_under_way.enter();
             let answer = answer.await;
             if let Ok(response) = &answer {
-                report(&call, started, response);
+                report(&metrics, &call, started, response);
             }
             answer
         })
@@ -54,10 +69,12 @@ where
 }
 
 /// A failed call carries its status in the headers; where they have none the call went well, or its stream begins.
-fn report<R>(call: &str, started: Instant, response: &Response<R>) {
+fn report<R>(metrics: &Metrics, call: &str, started: Instant, response: &Response<R>) {
     let status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok());
     let code = status.and_then(|text| text.parse::<i32>().ok()).map_or(Code::Ok, Code::from_i32);
-    let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
+    let duration = started.elapsed();
+    metrics.count_call(call, code_name(code), duration);
+    let duration_ms = duration.as_secs_f64() * 1000.0;
     let duration_ms = (duration_ms * 1000.0).round() / 1000.0;
     match code {
         Code::Ok => tracing::info!(call, duration_ms, outcome = "ok"),
@@ -65,5 +82,28 @@ fn report<R>(call: &str, started: Instant, response: &Response<R>) {
             let message = tonic::Status::from_header_map(response.headers()).map(|status| status.message().to_owned());
             tracing::info!(call, duration_ms, outcome = ?code, message = message.unwrap_or_default());
         }
+    }
+}
+
+/// A code as gRPC's documentation spells it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

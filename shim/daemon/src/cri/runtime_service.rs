@@ -250,29 +250,33 @@ impl RuntimeService for Cri {
         Err(status::unimplemented("PortForward"))
     }
 
-    async fn container_stats(&self, _request: Request<v1::ContainerStatsRequest>) -> Result<Response<v1::ContainerStatsResponse>, Status> {
-        Err(status::unimplemented("ContainerStats"))
+    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Result<Response<v1::ContainerStatsResponse>, Status> {
+        let stats = stats::container(self, &request.into_inner().container_id).await?;
+        Ok(Response::new(v1::ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
         &self,
-        _request: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
-        Err(status::unimplemented("ListContainerStats"))
+        let stats = stats::containers(self, request.into_inner().filter).await?;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _request: Request<v1::PodSandboxStatsRequest>,
+        request: Request<v1::PodSandboxStatsRequest>,
     ) -> Result<Response<v1::PodSandboxStatsResponse>, Status> {
-        Err(status::unimplemented("PodSandboxStats"))
+        let stats = stats::sandbox(self, &request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(v1::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _request: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
-        Err(status::unimplemented("ListPodSandboxStats"))
+        let stats = stats::sandboxes(self, request.into_inner().filter).await?;
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn checkpoint_container(
@@ -301,13 +305,13 @@ impl RuntimeService for Cri {
         &self,
         _request: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Result<Response<v1::ListMetricDescriptorsResponse>, Status> {
-        Err(status::unimplemented("ListMetricDescriptors"))
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors: stats::descriptors() }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
-        Err(status::unimplemented("ListPodSandboxMetrics"))
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics: stats::metrics(self).await? }))
     }
 }

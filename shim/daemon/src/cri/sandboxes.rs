@@ -8,7 +8,8 @@ use podbox_proto::v1;
 use std::sync::Arc;
 use tonic::Status;
 
-fn metadata(record: &SandboxRecord) -> v1::PodSandboxMetadata {
+/// Its name as the CRI has it.
+pub(super) fn metadata(record: &SandboxRecord) -> v1::PodSandboxMetadata {
     let metadata = &record.config.metadata;
     v1::PodSandboxMetadata {
         name: metadata.name.clone(),

@@ -4,6 +4,7 @@
 
 use podbox_plan::sealed_memfd;
 use rustix::io::Errno;
+use rustix::process::Rlimit;
 use std::os::fd::OwnedFd;
 
 const PAUSE: &[u8] = include_bytes!(env!("PODBOX_PAUSE"));
@@ -20,22 +21,24 @@ pub struct ProgramsError {
     pub source: Errno,
 }
 
-/// The two programs as executable descriptors.
+/// The two programs as executable descriptors, and what they are started with.
 #[derive(Debug)]
 pub struct Programs {
     /// `podbox-pause`
     pub pause: OwnedFd,
     /// `podbox-monitor`
     pub monitor: OwnedFd,
+    /// How many files a monitor, and whatever it starts, may have open: as many as the daemon was given.
+    pub open_files: Rlimit,
 }
 
 impl Programs {
-    /// Puts both into memory.
+    /// Puts both into memory; they are to run with the limit `open_files`.
     ///
     /// # Errors
     /// There is no memory for them.
-    pub fn load() -> Result<Self, ProgramsError> {
-        Ok(Self { pause: sealed("pause", PAUSE)?, monitor: sealed("podbox-monitor", MONITOR)? })
+    pub fn load(open_files: Rlimit) -> Result<Self, ProgramsError> {
+        Ok(Self { pause: sealed("pause", PAUSE)?, monitor: sealed("podbox-monitor", MONITOR)?, open_files })
     }
 }
 

@@ -169,6 +169,7 @@ impl<'a> Reserved<'a> {
         let (node, of) = (self.node.clone(), id.clone());
         let spawned = tokio::task::spawn_blocking(move || spawn_monitor(&node.programs, &node.layout.pod(&of), MONITOR_SOCKET, &of));
         spawned.await.map_err(|_| PodError::CutOff)?.map_err(failed)?;
+        self.node.metrics.count_started_monitor();
         let (link, events) = connect_monitor(&folder, MONITOR_SOCKET).await.map_err(failed)?;
         tracing::debug!(sandbox = %id, pid = link.pid, "the monitor runs");
         Ok((link, events))

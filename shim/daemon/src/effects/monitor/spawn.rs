@@ -2,6 +2,7 @@
 
 use super::{MonitorError, open_folder, socket_address};
 use crate::effects::Programs;
+use crate::effects::open_files::limit_open_files;
 use podbox_plan::SandboxId;
 use rustix::fs::{AtFlags, Mode};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -31,6 +32,14 @@ pub fn spawn_monitor(programs: &Programs, folder: &Path, socket: &str, id: &Sand
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed("execute it"))?;
+    // It starts nothing before it is told to, which needs a connection first.
+    if let Some(pid) = monitor.id()
+        && let Err(source) = limit_open_files(pid, &programs.open_files)
+    {
+        // Reaped by the runtime, which takes over children that are dropped.
+        let _ = monitor.start_kill();
+        return Err(failed("limit its open files")(source));
+    }
     tokio::spawn(async move { monitor.wait().await });
     Ok(())
 }

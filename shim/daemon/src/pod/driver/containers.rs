@@ -3,7 +3,7 @@
 use super::{Container, Done, Driver, Reply, SharedReply, tell_all};
 use crate::chain::Chain;
 use crate::effects::{
-    ExecOutput, MonitorError, MonitorLink, Node, Started, cgroup_entry, exec_sync, kill_pod_cgroups, now_ns, remove_container_cgroup,
+    ExecOutput, MonitorError, MonitorLink, Node, Started, Subject, cgroup_entry, exec_sync, kill_pod_cgroups, now_ns, remove_container_cgroup,
 };
 use crate::plan::plan_exec;
 use crate::pod::PodError;
@@ -195,6 +195,8 @@ impl Driver {
         // Saved first: who hears of the end may ask for the state, or remove the container, at once.
         self.record_container(record.clone());
         ended.send_replace(true);
+        self.node.meters.close(&Subject::Container(id.clone()));
+        self.node.metrics.count_end(matches!(reason, ExitReason::OomKilled));
         let node = self.node.clone();
         self.work.spawn(async move {
             let removed = blocking(move || Ok(remove_container_cgroup(&node.hierarchies, &record.cgroup)?)).await;

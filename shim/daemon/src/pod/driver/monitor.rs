@@ -105,6 +105,7 @@ impl Driver {
     fn on_monitor_gone(&mut self) {
         self.record_not_ready();
         let containers = self.running_containers();
+        self.node.metrics.count_lost_monitor();
         tracing::error!(sandbox = %self.record.id, containers = containers.len(), "the pod's monitor is gone: the pod is killed");
         let cgroups = SandboxCgroups::new(&self.record.cgroup, &self.record.id);
         let mut paths: Vec<String> = containers.iter().map(|id| cgroups.container(id)).collect();

@@ -1,7 +1,7 @@
 //! What the driver does with the sandbox itself.
 
 use super::{Done, Driver, Reply, tell_all};
-use crate::effects::SandboxCgroups;
+use crate::effects::{SandboxCgroups, Subject};
 use crate::pod::PodError;
 use crate::pod::container::undo_container;
 use crate::pod::teardown::{StopOrder, blocking, stop_pod};
@@ -13,6 +13,7 @@ impl Driver {
         if self.record.phase == SandboxPhase::Ready {
             self.record.phase = SandboxPhase::NotReady;
             self.record_sandbox();
+            self.node.meters.close(&Subject::Pod(self.record.id.clone()));
         }
     }
 
@@ -62,6 +63,7 @@ impl Driver {
             self.record.network_released = true;
             self.record.phase = SandboxPhase::NotReady;
             self.record_sandbox();
+            self.node.meters.close(&Subject::Pod(self.record.id.clone()));
             // The monitor told of every end before its own. What it could not tell of, since it was killed, was killed too.
             let lost = self.running_containers();
             self.on_killed(&lost, Ok(()));
