@@ -14,6 +14,7 @@
 //!   writes itself, by the directories that [`Cgroup::entry`] names.
 //! - [`Cgroup::create`] leaves nothing behind when it fails, and tells in [`Made`] which directories it made, ancestors too.
 //!   Nothing else is ever removed but a cgroup's own subtree.
+//! - [`Cgroup::update`] changes all that it was asked to, or nothing.
 //! - `create`, `kill` and `remove` may be repeated; what is gone already is success.
 //! - The mount table is read once, never on the way of a pod's start.
 //!
@@ -24,18 +25,26 @@ mod control_file;
 mod controller;
 mod error;
 mod hierarchies;
+mod hugepages;
+mod id_list;
 mod kill;
 mod made;
 mod path;
 mod resources;
+mod setting;
 mod tree;
 mod v1;
 mod v2;
+mod writer;
 
 pub use cgroup::{Cgroup, Entry};
 pub use controller::{Controller, Controllers};
 pub use error::Error;
 pub use hierarchies::{Hierarchies, Version};
+pub use hugepages::{HugepageSize, InvalidHugepageSize};
+pub use id_list::{IdList, InvalidIdList};
 pub use made::Made;
 pub use path::{CgroupPath, InvalidPath};
 pub use resources::{Limit, Resources};
+pub use setting::{InvalidSetting, SettingName};
+pub use writer::Changes;

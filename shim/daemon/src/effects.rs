@@ -8,6 +8,7 @@ mod devices;
 mod exec;
 mod facts;
 mod files;
+mod limits;
 mod monitor;
 mod network;
 mod programs;
@@ -16,11 +17,13 @@ mod usage;
 
 pub use cgroups::{
     CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup, remove_made,
+    undo_container_update, update_container_cgroup,
 };
 pub use devices::node_devices;
 pub use exec::{ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
 pub use files::{collect_netns_names, link_netns, now_ns, unlink_netns, write_pod_files};
+pub use limits::{LimitError, check_limits};
 pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, kill_monitor, spawn_monitor};
 pub use network::{Network, NetworkError};
 pub use programs::Programs;

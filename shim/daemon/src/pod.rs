@@ -23,6 +23,7 @@ mod make;
 mod pods;
 mod recover;
 mod teardown;
+mod update;
 
 pub use error::PodError;
 pub use pods::Pods;

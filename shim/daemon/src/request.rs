@@ -6,13 +6,15 @@
 
 mod common;
 mod container;
+mod resources;
 mod sandbox;
 mod security;
 mod signal;
 mod subject;
 
-pub use common::{Labels, Resources};
+pub use common::Labels;
 pub use container::{ContainerConfig, ContainerMetadata, Mount, Propagation, StopSignal};
+pub use resources::Resources;
 pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, SandboxPidMode};
 pub use security::{Capabilities, GroupsPolicy, PathLists, PidMode, SecurityContext, UserRequest};
 pub use signal::signal_number;

@@ -2,13 +2,15 @@
 
 mod containers;
 mod sandbox;
+mod updates;
 
 use super::PodError;
 use super::admission::{Admissions, Waiter};
 use super::make::MadeSandbox;
+use super::update::Updated;
 use crate::chain::Chain;
 use crate::effects::{ExecOutput, MonitorEvent, MonitorLink, Node, Started};
-use crate::request::{ContainerConfig, ContainerMetadata};
+use crate::request::{ContainerConfig, ContainerMetadata, Resources};
 use crate::store::{ContainerPhase, ContainerRecord, SandboxRecord, Store};
 use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
 use std::collections::HashMap;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use updates::Updates;
 
 /// Commands that wait their turn; more callers wait outside.
 pub(super) const INBOX: usize = 64;
@@ -38,6 +41,8 @@ pub(super) enum Command {
     Remove { id: ContainerId, reply: Reply<()> },
     Exec { id: ContainerId, command: Vec<String>, timeout: Option<Duration>, reply: Reply<ExecOutput> },
     ReopenLog { id: ContainerId, reply: Reply<()> },
+    Update { id: ContainerId, asked: Box<Resources>, reply: Reply<()> },
+    UpdateSandbox { overhead: Box<Resources>, resources: Box<Resources>, reply: Reply<()> },
     StopSandbox { reply: Reply<()> },
     RemoveSandbox { reply: Reply<()> },
 }
@@ -47,6 +52,8 @@ enum Done {
     Made { metadata: ContainerMetadata, id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError> },
     Launched { id: ContainerId, outcome: Result<Started, PodError> },
     Removed { id: ContainerId, outcome: Result<(), PodError> },
+    Updated { id: ContainerId, outcome: Result<Box<Updated>, PodError>, reply: Reply<()> },
+    UpdateUndone { id: ContainerId, error: Box<PodError>, reply: Reply<()> },
     Killed { containers: Vec<ContainerId>, outcome: Result<(), PodError> },
     SandboxStopped(Result<(), PodError>),
     SandboxRemoved(Result<(), PodError>),
@@ -62,11 +69,12 @@ pub(super) struct Container {
     early_end: Option<ExitRecord>,
     start: Option<Reply<()>>,
     removal: Vec<Reply<()>>,
+    updates: Updates,
 }
 
 impl Container {
     pub(super) fn new(record: ContainerRecord) -> Self {
-        Self { record, ended: watch::Sender::new(false), early_end: None, start: None, removal: Vec::new() }
+        Self { record, ended: watch::Sender::new(false), early_end: None, start: None, removal: Vec::new(), updates: Updates::default() }
     }
 }
 
@@ -178,6 +186,8 @@ impl Driver {
             Done::Made { metadata, id, outcome } => self.made(metadata, id, outcome),
             Done::Launched { id, outcome } => self.launched(&id, outcome),
             Done::Removed { id, outcome } => self.container_removed(&id, outcome),
+            Done::Updated { id, outcome, reply } => self.updated(&id, outcome, reply),
+            Done::UpdateUndone { id, error, reply } => self.update_over(&id, Err(*error), reply),
             Done::Killed { containers, outcome } => self.killed(&containers, outcome),
             Done::SandboxStopped(outcome) => self.sandbox_stopped(outcome),
             Done::SandboxRemoved(outcome) => self.sandbox_removed(outcome),
@@ -193,6 +203,8 @@ impl Driver {
             Command::Remove { id, reply } => self.remove(&id, reply),
             Command::Exec { id, command, timeout, reply } => self.exec(&id, &command, timeout, reply),
             Command::ReopenLog { id, reply } => self.reopen_log(&id, reply),
+            Command::Update { id, asked, reply } => self.update(&id, *asked, reply),
+            Command::UpdateSandbox { overhead, resources, reply } => self.update_sandbox(&overhead, &resources, reply),
             Command::StopSandbox { reply } => self.stop_sandbox(reply),
             Command::RemoveSandbox { reply } => self.remove_sandbox(reply),
         }
