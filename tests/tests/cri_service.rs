@@ -137,8 +137,6 @@ fn is_named<T: std::fmt::Debug>(call: &str, outcome: Result<T, Status>) {
 async fn what_is_not_served_yet_is_unimplemented_by_its_name() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let mut runtime = daemon.runtime();
-    is_named("UpdateContainerResources", runtime.update_container_resources(v1::UpdateContainerResourcesRequest::default()).await);
-    is_named("UpdatePodSandboxResources", runtime.update_pod_sandbox_resources(v1::UpdatePodSandboxResourcesRequest::default()).await);
     is_named("Exec", runtime.exec(v1::ExecRequest::default()).await);
     is_named("Attach", runtime.attach(v1::AttachRequest::default()).await);
     is_named("PortForward", runtime.port_forward(v1::PortForwardRequest::default()).await);

@@ -45,7 +45,6 @@ fn containers() -> Vec<(&'static str, ContainerSpec)> {
     let volume = v1::Mount { container_path: "/volume".to_owned(), image, ..Default::default() };
     let tmp = std::path::Path::new("/tmp");
     let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 1 };
-    let huge = v1::HugepageLimit { page_size: "2MB".to_owned(), limit: 1 << 21 };
     vec![
         ("seccomp", container().security(|security| security.seccomp = profile(ProfileType::RuntimeDefault))),
         ("seccomp_profile_path", container().security(|security| "localhost//x".clone_into(&mut security.seccomp_profile_path))),
@@ -63,8 +62,6 @@ fn containers() -> Vec<(&'static str, ContainerSpec)> {
         ("image", container().with(|config| config.mounts = vec![volume])),
         ("mount_options", container().mount_with(tmp, "/x", |mount| mount.mount_options = words(&["noexec"]))),
         ("uid_mappings", container().mount_with(tmp, "/x", |mount| mount.uid_mappings = vec![mapping])),
-        ("hugepage_limits", container().resources(|resources| resources.hugepage_limits = vec![huge])),
-        ("unified", container().resources(|resources| drop(resources.unified.insert("memory.high".to_owned(), "1".to_owned())))),
     ]
 }
 

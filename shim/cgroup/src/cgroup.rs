@@ -2,6 +2,7 @@
 
 use crate::freeze::Freezer;
 use crate::hierarchies::Home;
+use crate::writer::{Changes, Writer};
 use crate::{CgroupPath, Controller, DeviceRule, Error, Hierarchies, Made, Resources, control_file, devices, kill, tree, v1, v2};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -92,10 +93,21 @@ impl Cgroup {
         Entry { unified: self.unified(), v1: self.v1().collect(), oom_counter }
     }
 
-    /// Sets the limits. Stops at the first that the kernel refuses, and the error names its file and value; those before it stay
-    /// set.
+    /// Sets the limits of a new cgroup. Stops at the first that the kernel refuses, and the error names its file and value; those
+    /// before it stay set, for a cgroup that is then to be removed.
     pub fn apply(&self, resources: &Resources) -> Result<(), Error> {
-        resources.apply(&self.host, &self.path)
+        resources.write(&mut Writer::of_new(), &self.host, &self.path)
+    }
+
+    /// Changes the limits of a cgroup in use: all of them, or none. The error names the file and the value that the kernel refused; a
+    /// memory limit below what is used is refused before the kernel hears of it ([`Error::BelowUsage`]), since v2 would kill for
+    /// it. A file that holds its value already is not written. Two updates of one cgroup must not run at once.
+    ///
+    /// May block for as long as the kernel takes to reclaim memory: seconds.
+    pub fn update(&self, resources: &Resources) -> Result<Changes, Error> {
+        let mut writer = Writer::of_used();
+        let outcome = resources.write(&mut writer, &self.host, &self.path);
+        writer.finish(outcome)
     }
 
     /// Denies its processes every device but what the rules allow, for as long as the cgroup lives. To be called once, before anything runs in

@@ -1,6 +1,6 @@
 //! What can go wrong, named for the operation that failed.
 
-use crate::{CgroupPath, Controller};
+use crate::{CgroupPath, Controller, HugepageSize, SettingName};
 use std::io;
 use std::path::PathBuf;
 
@@ -100,13 +100,58 @@ pub enum Error {
         /// Bytes.
         memory_and_swap: u64,
     },
-    /// A raw v2 setting where there is no v2 controller to set, or whose name is not that of a controller's file.
-    #[error("set {name} of {cgroup}: no such setting of a v2 controller on this host")]
+    /// A memory limit below what the cgroup's processes use.
+    #[error("limit the memory of {cgroup} to {limit_bytes} bytes: it uses {usage_bytes}")]
+    BelowUsage {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// As asked for.
+        limit_bytes: u64,
+        /// Page cache included.
+        usage_bytes: u64,
+    },
+    /// A limit for huge pages of a size that this host does not have.
+    #[error("limit the huge pages of {cgroup}: this host has none of {size}")]
+    NoHugepages {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// The pages' size.
+        size: HugepageSize,
+    },
+    /// A raw setting of a controller that is on v1 on this host.
+    #[error("set {name} (unified) of {cgroup}: its controller is on cgroup v1 on this host")]
+    SettingNeedsV2 {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// The setting.
+        name: SettingName,
+    },
+    /// A raw setting that this host's kernel does not have, or whose controller it does not have.
+    #[error("set {name} (unified) of {cgroup}: this host has no such setting")]
     UnknownSetting {
         /// The cgroup.
         cgroup: CgroupPath,
         /// The setting.
-        name: String,
+        name: SettingName,
+    },
+    /// A raw setting for a device that is not there.
+    #[error("set {name} (unified) of {cgroup} to `{value}`: there is no such device")]
+    NoDevice {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// The setting.
+        name: SettingName,
+        /// What was to be written.
+        value: String,
+    },
+    /// An update was refused, and what it had changed before cannot be changed back.
+    #[error("a refused update of limits is left half done ({left})")]
+    PutBack {
+        /// Why the update was refused.
+        #[source]
+        refusal: Box<Error>,
+        /// What could not be put back, and why.
+        left: String,
     },
     /// More devices than a filter can be made for.
     #[error("allow {count} kinds of devices in {cgroup}: at most {max} can be told apart")]

@@ -123,11 +123,10 @@ impl Hierarchies {
 }
 
 impl Home {
-    /// Writes to the file that has one name on v1 and another on v2.
-    pub(crate) fn write_either(&self, v1: (&str, &str), v2: (&str, &str)) -> Result<(), Error> {
+    /// The cgroup's directory, for files that have one name on both.
+    pub(crate) fn directory(&self) -> &Path {
         match self {
-            Self::V1(directory) => control_file::write(directory, v1.0, v1.1),
-            Self::V2(directory) => control_file::write(directory, v2.0, v2.1),
+            Self::V1(directory) | Self::V2(directory) => directory,
         }
     }
 }

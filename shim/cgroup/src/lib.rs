@@ -14,6 +14,7 @@
 //!   writes itself, by the directories that [`Cgroup::entry`] names.
 //! - [`Cgroup::create`] leaves nothing behind when it fails, and tells in [`Made`] which directories it made, ancestors too.
 //!   Nothing else is ever removed but a cgroup's own subtree.
+//! - [`Cgroup::update`] changes all that it was asked to, or nothing.
 //! - `create`, `kill` and `remove` may be repeated; what is gone already is success.
 //! - The mount table is read once, never on the way of a pod's start.
 //!
@@ -26,24 +27,32 @@ mod devices;
 mod error;
 mod freeze;
 mod hierarchies;
+mod hugepages;
+mod id_list;
 mod kill;
 mod made;
 mod path;
 mod resources;
+mod setting;
 mod stats;
 mod tree;
 mod v1;
 mod v2;
+mod writer;
 
 pub use cgroup::{Cgroup, Entry, oom_kills};
 pub use controller::{Controller, Controllers};
 pub use devices::{DeviceAccess, DeviceKind, DeviceRule, InvalidAccess};
 pub use error::Error;
 pub use hierarchies::{Hierarchies, Version};
+pub use hugepages::{HugepageSize, InvalidHugepageSize};
+pub use id_list::{IdList, InvalidIdList};
 pub use kill::kill_members;
 pub use made::Made;
 pub use path::{CgroupPath, InvalidPath};
 pub use resources::{Limit, Resources};
+pub use setting::{InvalidSetting, SettingName};
 pub use stats::{
     CpuDetails, Details, DeviceIo, HugetlbUsage, MemoryDetails, MemoryUsage, Meter, Pressure, Pressures, Stall, SwapUsage, Usage,
 };
+pub use writer::Changes;

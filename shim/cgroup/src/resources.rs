@@ -1,9 +1,12 @@
 //! What a cgroup may use.
 
 use crate::hierarchies::Home;
-use crate::{CgroupPath, Controller, Error, Hierarchies, control_file, v1, v2};
+use crate::writer::Writer;
+use crate::{CgroupPath, Controller, Error, Hierarchies, HugepageSize, SettingName, control_file, hugepages, setting, v1, v2};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 
 /// An upper bound, or the express wish for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,48 +56,55 @@ pub struct Resources {
     pub cpuset_mems: Option<String>,
     /// Number of tasks.
     pub pids_limit: Option<Limit>,
-    /// Settings by the name of their v2 file (`memory.oom.group`), written last and as they are.
-    pub unified: BTreeMap<String, String>,
+    /// Bytes of huge pages, by the pages' size. 0 is a limit.
+    pub hugepage_limits_bytes: BTreeMap<HugepageSize, u64>,
+    /// Settings by the name of their v2 file (`memory.oom.group`), written last, line by line and as they are. Where the controller is
+    /// on v1 they are refused, but for `pids.max`, which is the same file there. A weight for block I/O (`io.weight`, `io.bfq.weight`)
+    /// is among them; v1 has none that podbox sets.
+    pub unified: BTreeMap<SettingName, String>,
 }
 
 impl Resources {
-    pub(crate) fn apply(&self, host: &Hierarchies, path: &CgroupPath) -> Result<(), Error> {
-        self.apply_memory(host, path)?;
-        self.apply_cpu(host, path)?;
+    /// Raw settings come last, so that they win.
+    pub(crate) fn write(&self, writer: &mut Writer, host: &Hierarchies, path: &CgroupPath) -> Result<(), Error> {
+        self.write_memory(writer, host, path)?;
+        self.write_cpu(writer, host, path)?;
         for (name, value) in [("cpuset.cpus", &self.cpuset_cpus), ("cpuset.mems", &self.cpuset_mems)] {
             if let Some(list) = value {
-                home(host, Controller::Cpuset, path)?.write_either((name, list), (name, list))?;
+                writer.set(home(host, Controller::Cpuset, path)?.directory(), name, list)?;
             }
         }
         if let Some(limit) = self.pids_limit {
-            let value = limit.or_max();
-            home(host, Controller::Pids, path)?.write_either(("pids.max", &value), ("pids.max", &value))?;
+            writer.set(home(host, Controller::Pids, path)?.directory(), "pids.max", &limit.or_max())?;
         }
-        self.unified.iter().try_for_each(|(name, value)| apply_unified(host, path, name, value))
+        hugepages::set(writer, host, path, &self.hugepage_limits_bytes)?;
+        self.unified.iter().try_for_each(|(name, value)| setting::set(writer, host, path, name, value))
     }
 
-    fn apply_memory(&self, host: &Hierarchies, path: &CgroupPath) -> Result<(), Error> {
+    fn write_memory(&self, writer: &mut Writer, host: &Hierarchies, path: &CgroupPath) -> Result<(), Error> {
         let (memory, sum) = (self.memory_limit_bytes, self.memory_and_swap_limit_bytes);
         if memory.is_none() && sum.is_none() {
             return Ok(());
         }
         match home(host, Controller::Memory, path)? {
-            Home::V1(directory) => v1::set_memory(path, &directory, memory, sum),
-            Home::V2(directory) => v2::set_memory(path, &directory, memory, sum),
+            Home::V1(directory) => v1::set_memory(writer, path, &directory, memory, sum),
+            Home::V2(directory) => v2::set_memory(writer, path, &directory, memory, sum),
         }
     }
 
-    fn apply_cpu(&self, host: &Hierarchies, path: &CgroupPath) -> Result<(), Error> {
+    fn write_cpu(&self, writer: &mut Writer, host: &Hierarchies, path: &CgroupPath) -> Result<(), Error> {
         if let Some(shares) = self.cpu_shares {
-            let (v1, v2) = (shares.to_string(), v2::weight_of_shares(shares).to_string());
-            home(host, Controller::Cpu, path)?.write_either(("cpu.shares", &v1), ("cpu.weight", &v2))?;
+            match home(host, Controller::Cpu, path)? {
+                Home::V1(directory) => v1::set_shares(writer, &directory, shares)?,
+                Home::V2(directory) => writer.set(&directory, "cpu.weight", &v2::weight_of_shares(shares).to_string())?,
+            }
         }
         if self.cpu_quota_us.is_none() && self.cpu_period_us.is_none() {
             return Ok(());
         }
         match home(host, Controller::Cpu, path)? {
-            Home::V1(directory) => v1::set_cpu(&directory, self.cpu_quota_us, self.cpu_period_us),
-            Home::V2(directory) => v2::set_cpu(&directory, self.cpu_quota_us, self.cpu_period_us),
+            Home::V1(directory) => v1::set_cpu(writer, &directory, self.cpu_quota_us, self.cpu_period_us),
+            Home::V2(directory) => v2::set_cpu(writer, &directory, self.cpu_quota_us, self.cpu_period_us),
         }
     }
 }
@@ -103,12 +113,16 @@ fn home(host: &Hierarchies, controller: Controller, path: &CgroupPath) -> Result
     host.home(controller, path).ok_or_else(|| Error::NoController { cgroup: path.clone(), controller })
 }
 
-/// The name comes from outside: it must be a file of a controller that is on v2 here, never a core file (`cgroup.procs`) and
-/// never a path.
-fn apply_unified(host: &Hierarchies, path: &CgroupPath, name: &str, value: &str) -> Result<(), Error> {
-    let controller = name.split_once('.').and_then(|(controller, _)| Controller::from_v2_name(controller));
-    match controller.filter(|_| !name.contains('/')).and_then(|controller| host.home(controller, path)) {
-        Some(Home::V2(directory)) => control_file::write(&directory, name, value),
-        _ => Err(Error::UnknownSetting { cgroup: path.clone(), name: name.to_owned() }),
+/// Refuses a memory limit below what is used: v2 would kill processes for it, v1 would first drop caches and then refuse it. Of a
+/// cgroup without processes nothing can be hurt.
+pub(crate) fn check_usage(path: &CgroupPath, directory: &Path, usage_file: &str, limit_bytes: u64) -> Result<(), Error> {
+    let content = match control_file::read(directory, usage_file) {
+        Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    match content.parse() {
+        Ok(usage_bytes) if limit_bytes < usage_bytes => Err(Error::BelowUsage { cgroup: path.clone(), limit_bytes, usage_bytes }),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Unreadable { file: directory.join(usage_file), content }),
     }
 }

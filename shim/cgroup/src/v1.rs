@@ -8,7 +8,7 @@ use crate::hierarchies::V1Hierarchy;
 use crate::{CgroupPath, Controller, Error, Made};
 
 pub(crate) use devices::restrict_devices;
-pub(crate) use limits::{SWAP_LIMIT, set_cpu, set_memory};
+pub(crate) use limits::{SWAP_LIMIT, set_cpu, set_memory, set_shares};
 
 /// Counts the processes of this cgroup alone that were killed for memory (Linux 4.13).
 pub(crate) const OOM_COUNTER: &str = "memory.oom_control";

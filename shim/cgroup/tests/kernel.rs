@@ -166,16 +166,6 @@ fn a_refused_limit_names_file_and_value() {
 }
 
 #[test]
-fn a_raw_setting_reaches_no_file_but_a_v2_controllers() {
-    let own = Own::new("raw");
-    let (cgroup, _) = own.create();
-    for name in ["cgroup.procs", "cgroup.kill", "../cgroup.procs", "memory.x/../../cgroup.procs", "memory", "nonsense.max"] {
-        let setting = Resources { unified: [(name.to_owned(), "1".to_owned())].into(), ..Resources::default() };
-        assert!(matches!(cgroup.apply(&setting), Err(Error::UnknownSetting { .. })), "{name}");
-    }
-}
-
-#[test]
 fn a_death_for_memory_is_counted() {
     let mut own = Own::new("oom");
     assert!(own.host.controllers().contains(&Controller::Memory), "this test needs the memory controller");

@@ -10,6 +10,7 @@ mod exec;
 mod facts;
 mod files;
 mod layers;
+mod limits;
 mod meters;
 mod monitor;
 mod network;
@@ -20,12 +21,14 @@ mod usage;
 
 pub use cgroups::{
     CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup, remove_made,
+    undo_container_update, update_container_cgroup,
 };
 pub use devices::{DeviceError, node_devices, requested_devices};
 pub use exec::{CaptureRoom, ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
 pub use files::{collect_netns_names, link_netns, now_ns, unlink_netns, write_pod_files};
 pub use layers::{LayerUsage, Layers};
+pub use limits::{LimitError, check_limits};
 pub use meters::{Meters, Reading, Subject, Target};
 pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, kill_monitor, spawn_monitor};
 pub use network::{Network, NetworkError};

@@ -26,7 +26,7 @@ pub use node::NodeFacts;
 pub use pause_spec::pause_spec;
 pub use process::{ImageDefaults, PodUser};
 pub use sandbox::{PodFiles, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
-pub use spec::spec_json;
+pub use spec::{set_spec_resources, spec_json};
 
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,7 @@ mod pods;
 mod recover;
 mod retry;
 mod teardown;
+mod update;
 
 pub use error::PodError;
 pub use pods::Pods;

@@ -7,14 +7,16 @@
 mod common;
 mod container;
 mod device;
+mod resources;
 mod sandbox;
 mod security;
 mod signal;
 mod subject;
 
-pub use common::{Labels, Resources};
+pub use common::Labels;
 pub use container::{ContainerConfig, ContainerMetadata, Mount, Propagation, StopSignal};
 pub use device::Device;
+pub use resources::Resources;
 pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, SandboxPidMode};
 pub use security::{Capabilities, GroupsPolicy, PathLists, PidMode, SecurityContext, UserRequest};
 pub use signal::{KILL, signal_number};

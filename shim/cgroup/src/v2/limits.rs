@@ -1,9 +1,13 @@
 //! Limits that mean one thing in the OCI specification and another in v2's files.
 
+use crate::resources::check_usage;
+use crate::writer::Writer;
 use crate::{CgroupPath, Error, Limit, control_file};
 use std::path::Path;
 
-const LIMIT: &str = "memory.max";
+/// Memory, page cache included.
+pub(crate) const MEMORY_LIMIT: &str = "memory.max";
+const USAGE: &str = "memory.current";
 /// Swap alone; absent where the kernel does not account swap.
 pub(crate) const SWAP_LIMIT: &str = "memory.swap.max";
 const CPU_MAX: &str = "cpu.max";
@@ -28,7 +32,13 @@ pub(crate) fn weight_of_shares(shares: u64) -> u64 {
 }
 
 /// Memory, and as its swap what the sum leaves beyond memory.
-pub(crate) fn set_memory(path: &CgroupPath, directory: &Path, memory: Option<Limit>, memory_and_swap: Option<Limit>) -> Result<(), Error> {
+pub(crate) fn set_memory(
+    writer: &mut Writer,
+    path: &CgroupPath,
+    directory: &Path,
+    memory: Option<Limit>,
+    memory_and_swap: Option<Limit>,
+) -> Result<(), Error> {
     if let Some(sum) = memory_and_swap {
         let memory = match memory {
             Some(memory) => memory,
@@ -41,9 +51,19 @@ pub(crate) fn set_memory(path: &CgroupPath, directory: &Path, memory: Option<Lim
         if !directory.join(SWAP_LIMIT).exists() && directory.exists() {
             return Err(Error::NoSwapAccounting { cgroup: path.clone() });
         }
-        control_file::write(directory, SWAP_LIMIT, &swap.or_max())?;
+        writer.set(directory, SWAP_LIMIT, &swap.or_max())?;
     }
-    memory.map_or(Ok(()), |memory| control_file::write(directory, LIMIT, &memory.or_max()))
+    memory.map_or(Ok(()), |memory| set_memory_limit(writer, path, directory, &memory.or_max()))
+}
+
+/// Sets `memory.max`, after a look at what is used: the kernel kills until a lower limit holds.
+pub(crate) fn set_memory_limit(writer: &mut Writer, path: &CgroupPath, directory: &Path, value: &str) -> Result<(), Error> {
+    if let (Ok(bytes), true) = (value.trim().parse(), writer.is_of_used())
+        && current_limit(directory)? != Limit::At(bytes)
+    {
+        check_usage(path, directory, USAGE, bytes)?;
+    }
+    writer.set(directory, MEMORY_LIMIT, value)
 }
 
 /// The error is the sum that is too small.
@@ -56,16 +76,16 @@ fn swap_limit(memory: Limit, sum: Limit) -> Result<Limit, u64> {
 }
 
 fn current_limit(directory: &Path) -> Result<Limit, Error> {
-    let content = control_file::read(directory, LIMIT)?;
+    let content = control_file::read(directory, MEMORY_LIMIT)?;
     match content.parse() {
         Ok(bytes) => Ok(Limit::At(bytes)),
         Err(_) if content == "max" => Ok(Limit::Unlimited),
-        Err(_) => Err(Error::Unreadable { file: directory.join(LIMIT), content }),
+        Err(_) => Err(Error::Unreadable { file: directory.join(MEMORY_LIMIT), content }),
     }
 }
 
 /// `cpu.max` holds quota and period; what is not named stays.
-pub(crate) fn set_cpu(directory: &Path, quota: Option<Limit>, period_us: Option<u64>) -> Result<(), Error> {
+pub(crate) fn set_cpu(writer: &mut Writer, directory: &Path, quota: Option<Limit>, period_us: Option<u64>) -> Result<(), Error> {
     let value = match (quota, period_us) {
         (None, None) => return Ok(()),
         (Some(quota), None) => quota.or_max(),
@@ -76,7 +96,7 @@ pub(crate) fn set_cpu(directory: &Path, quota: Option<Limit>, period_us: Option<
             format!("{quota} {period}")
         }
     };
-    control_file::write(directory, CPU_MAX, &value)
+    writer.set(directory, CPU_MAX, &value)
 }
 
 #[cfg(test)]
@@ -126,14 +146,14 @@ mod tests {
         let path = CgroupPath::new("/p").expect("plain");
 
         put(CPU_MAX, "20000 100000\n");
-        let set = set_cpu(&directory, None, Some(50_000));
+        let set = set_cpu(&mut Writer::of_new(), &directory, None, Some(50_000));
         let cpu_max = get(CPU_MAX);
-        put(LIMIT, "4096\n");
+        put(MEMORY_LIMIT, "4096\n");
         put(SWAP_LIMIT, "max\n");
-        let memory = set_memory(&path, &directory, None, Some(Limit::At(8192)));
-        let (limit, swap) = (get(LIMIT), get(SWAP_LIMIT));
+        let memory = set_memory(&mut Writer::of_new(), &path, &directory, None, Some(Limit::At(8192)));
+        let (limit, swap) = (get(MEMORY_LIMIT), get(SWAP_LIMIT));
         fs::remove_file(directory.join(SWAP_LIMIT)).expect("remove");
-        let unaccounted = set_memory(&path, &directory, Some(Limit::At(1)), Some(Limit::At(1)));
+        let unaccounted = set_memory(&mut Writer::of_new(), &path, &directory, Some(Limit::At(1)), Some(Limit::At(1)));
         fs::remove_dir_all(&directory).expect("clean up");
 
         set.expect("cpu.max");

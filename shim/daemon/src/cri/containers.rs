@@ -80,10 +80,10 @@ fn mount(mount: &Mount) -> v1::Mount {
     }
 }
 
-/// The resources as they were asked for.
+/// The resources as they were asked for, the last time each.
 fn resources(resources: &Resources) -> v1::LinuxContainerResources {
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let pids = (resources.pids_limit > 0).then(|| ("pids.max".to_owned(), resources.pids_limit.to_string()));
+    let hugepages = resources.hugepage_limits_bytes.iter();
     v1::LinuxContainerResources {
         cpu_period: signed(resources.cpu_period_us),
         cpu_quota: resources.cpu_quota_us,
@@ -92,9 +92,9 @@ fn resources(resources: &Resources) -> v1::LinuxContainerResources {
         oom_score_adj: i64::from(resources.oom_score_adj),
         cpuset_cpus: resources.cpuset_cpus.clone(),
         cpuset_mems: resources.cpuset_mems.clone(),
-        unified: pids.into_iter().collect::<BTreeMap<_, _>>(),
+        hugepage_limits: hugepages.map(|(size, limit)| v1::HugepageLimit { page_size: size.to_string(), limit: *limit }).collect(),
+        unified: resources.unified.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
         memory_swap_limit_in_bytes: resources.memory_swap_limit_bytes,
-        ..Default::default()
     }
 }
 

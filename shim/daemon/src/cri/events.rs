@@ -13,10 +13,12 @@ use tonic::Status;
 /// Events from now on. A caller that does not keep up gets an error and the end of the stream: it has to list anew.
 pub(super) fn subscribe(cri: &Cri) -> Result<Pieces<v1::ContainerEventResponse>, Status> {
     let changes = cri.store.subscribe().map_err(|full| Status::resource_exhausted(full.to_string()))?;
-    Ok(Box::pin(stream::unfold(Some(changes), async |changes| {
-        let mut changes = changes?;
+    // Counted for as long as the stream is held.
+    let counted = cri.node.metrics.event_subscribers.enter();
+    Ok(Box::pin(stream::unfold(Some((changes, counted)), async |subscription| {
+        let (mut changes, counted) = subscription?;
         match changes.recv().await {
-            Ok(change) => Some((Ok(message(&change)), Some(changes))),
+            Ok(change) => Some((Ok(message(&change)), Some((changes, counted)))),
             Err(RecvError::Lagged(missed)) => {
                 Some((Err(Status::data_loss(format!("{missed} events came faster than they were read: list anew"))), None))
             }

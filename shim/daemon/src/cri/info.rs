@@ -5,6 +5,7 @@ use crate::effects::{Node, SandboxCgroups};
 use crate::plan::{Layout, pause_spec, spec_json};
 use crate::request::NetworkMode;
 use crate::store::{ContainerRecord, PauseRecord, SandboxPhase, SandboxRecord};
+use podbox_cgroup::Controller;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tonic::Status;
@@ -82,7 +83,12 @@ fn limits(node: &Node) -> Vec<String> {
         limits.push(format!("no {missing}: containers cannot have them either"));
     }
     if !node.facts.cgroup_v2 {
-        limits.push("cgroup v1: no v2 controllers on this host".to_owned());
+        limits.push("cgroup v1: settings of v2 files (unified) other than pids.max, and weights of block I/O, cannot be set".to_owned());
+    }
+    let present = node.hierarchies.controllers();
+    let limiting = [Controller::Cpu, Controller::Cpuset, Controller::Memory, Controller::Pids, Controller::Hugetlb];
+    for missing in limiting.into_iter().filter(|controller| !present.contains(controller)) {
+        limits.push(format!("no {missing} controller: what it limits is refused"));
     }
     limits
 }

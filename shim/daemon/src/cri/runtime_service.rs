@@ -2,7 +2,7 @@
 
 use super::stream::{Pieces, pieces};
 use super::{Cri, containers, events, node, sandboxes, stats, status};
-use crate::request::{ContainerConfig, RequestError, SandboxConfig, Subject, required};
+use crate::request::{ContainerConfig, RequestError, Resources, SandboxConfig, Subject, required};
 use crate::store::{ContainerRecord, SandboxRecord};
 use podbox_proto::v1;
 use podbox_proto::v1::runtime_service_server::RuntimeService;
@@ -226,16 +226,25 @@ impl RuntimeService for Cri {
 
     async fn update_container_resources(
         &self,
-        _request: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Result<Response<v1::UpdateContainerResourcesResponse>, Status> {
-        Err(status::unimplemented("UpdateContainerResources"))
+        let request = request.into_inner();
+        let asked = Resources::of_container("linux", request.linux).map_err(status::of_request)?;
+        let record = self.container(&request.container_id)?;
+        self.pods.update_container(&record.sandbox_id, &record.id, asked).await.map_err(status::of_pod)?;
+        Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Result<Response<v1::UpdatePodSandboxResourcesResponse>, Status> {
-        Err(status::unimplemented("UpdatePodSandboxResources"))
+        let request = request.into_inner();
+        let overhead = Resources::of_pod("overhead", request.overhead).map_err(status::of_request)?;
+        let resources = Resources::of_pod("resources", request.resources).map_err(status::of_request)?;
+        let record = self.sandbox(&request.pod_sandbox_id)?;
+        self.pods.update_sandbox(&record.id, overhead, resources).await.map_err(status::of_pod)?;
+        Ok(Response::new(v1::UpdatePodSandboxResourcesResponse {}))
     }
 
     async fn exec(&self, _request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {

@@ -62,6 +62,7 @@ fn pod_code(error: &PodError) -> Code {
         PodError::Rootfs(RootfsError::NoImage { .. }) => Code::NotFound,
         PodError::Rootfs(RootfsError::Store { source, .. }) => image_code(source),
         PodError::Rootfs(RootfsError::User(_)) => Code::InvalidArgument,
+        PodError::Limit(_) => Code::InvalidArgument,
         PodError::Cgroups(error) => cgroups_code(error),
         PodError::Network(error) => network_code(error),
         PodError::Monitor { source, .. }
@@ -154,8 +155,15 @@ fn cgroups_code(error: &CgroupsError) -> Code {
         CgroupsError::Undying { .. } => Code::DeadlineExceeded,
         CgroupsError::Cgroup { source, .. } => match source {
             E::Write { source, .. } if is_one_of(source, &VALUE_REFUSED) => Code::InvalidArgument,
-            E::UnknownSetting { .. } | E::NameTaken { .. } | E::SwapBelowMemory { .. } | E::TooManyDevices { .. } => Code::InvalidArgument,
-            E::NoHierarchy | E::NoController { .. } | E::NoSwapAccounting { .. } | E::DeviceFilter { .. } => Code::FailedPrecondition,
+            E::NameTaken { .. } | E::SwapBelowMemory { .. } | E::NoDevice { .. } | E::TooManyDevices { .. } => Code::InvalidArgument,
+            E::NoHierarchy
+            | E::NoController { .. }
+            | E::NoSwapAccounting { .. }
+            | E::NoHugepages { .. }
+            | E::SettingNeedsV2 { .. }
+            | E::UnknownSetting { .. }
+            | E::BelowUsage { .. }
+            | E::DeviceFilter { .. } => Code::FailedPrecondition,
             // A parent that holds processes itself.
             E::EnableControllers { source, .. } if is_one_of(source, &[Errno::BUSY]) => Code::FailedPrecondition,
             E::ReadMountTable { source, .. }
@@ -167,7 +175,7 @@ fn cgroups_code(error: &CgroupsError) -> Code {
             | E::Kill { source, .. }
             | E::Wait { source, .. } => io_code(source),
             E::OutpacedKill { .. } => Code::DeadlineExceeded,
-            E::Unreadable { .. } => Code::Internal,
+            E::Unreadable { .. } | E::PutBack { .. } => Code::Internal,
         },
     }
 }
@@ -186,7 +194,7 @@ const REFUSED: [Errno; 8] =
 /// What the host has too little of.
 const EXHAUSTED: [Errno; 6] = [Errno::AGAIN, Errno::NOMEM, Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE];
 /// What a control file says to a value that it does not take: out of range, less than is in use, or more than the parent has.
-const VALUE_REFUSED: [Errno; 4] = [Errno::INVAL, Errno::RANGE, Errno::BUSY, Errno::ACCESS];
+const VALUE_REFUSED: [Errno; 7] = [Errno::INVAL, Errno::RANGE, Errno::TOOBIG, Errno::BUSY, Errno::ACCESS, Errno::PERM, Errno::OPNOTSUPP];
 
 fn is_one_of(error: &io::Error, errnos: &[Errno]) -> bool {
     error.raw_os_error().is_some_and(|number| errnos.iter().any(|known| known.raw_os_error() == number))

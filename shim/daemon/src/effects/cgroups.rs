@@ -2,7 +2,7 @@
 
 use crate::plan::DevicePolicy;
 use crate::request::Resources as AskedResources;
-use podbox_cgroup::{Cgroup, CgroupPath, Error as CgroupError, Hierarchies, InvalidPath, Limit, Made, Resources};
+use podbox_cgroup::{Cgroup, CgroupPath, Changes, Error as CgroupError, Hierarchies, InvalidPath, Limit, Made, Resources};
 use podbox_plan::{CgroupEntry, ContainerId, SandboxId};
 use std::time::Duration;
 
@@ -147,28 +147,62 @@ pub fn make_container_cgroup(host: &Hierarchies, path: &str, asked: &AskedResour
     })
 }
 
-/// The limits as the cgroup crate takes them. 0 and empty are "not asked for". A memory limit without a word about swap
-/// holds for both together, so that no pod swaps which did not ask to.
-#[must_use]
-pub fn container_resources(asked: &AskedResources, swap: bool) -> Resources {
-    let above_zero = |value: u64| (value > 0).then_some(value);
-    let signed = |value: i64| match value {
-        0 => None,
-        value => Some(u64::try_from(value).map_or(Limit::Unlimited, Limit::At)),
+/// Changes the limits of a container's cgroup to what is asked for, all of them or none; `in_all` is what the container has then.
+///
+/// # Errors
+/// The error names the file and the value that the kernel refused.
+pub fn update_container_cgroup(
+    host: &Hierarchies,
+    path: &str,
+    asked: &AskedResources,
+    in_all: &AskedResources,
+) -> Result<Changes, CgroupsError> {
+    let cgroup = at(host, path)?;
+    let swap = cgroup.accounts_swap();
+    let changes_memory = asked.memory_limit_bytes > 0 || asked.memory_swap_limit_bytes != 0;
+    let limits = Resources {
+        // The sum belongs to both: with another memory limit the same sum leaves another amount of swap.
+        memory_and_swap_limit_bytes: memory_and_swap(in_all, swap).filter(|_| changes_memory),
+        ..container_resources(asked, swap)
     };
+    cgroup.update(&limits).map_err(failed(path))
+}
+
+/// Puts the limits back that an update changed.
+///
+/// # Errors
+/// Some could not be.
+pub fn undo_container_update(path: &str, changes: Changes) -> Result<(), CgroupsError> {
+    changes.undo().map_err(failed(path))
+}
+
+/// The limits as the cgroup crate takes them. 0 and empty are "not asked for".
+fn container_resources(asked: &AskedResources, swap: bool) -> Resources {
+    let above_zero = |value: u64| (value > 0).then_some(value);
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
-    let memory = above_zero(asked.memory_limit_bytes).map(Limit::At);
     Resources {
-        memory_limit_bytes: memory,
-        memory_and_swap_limit_bytes: signed(asked.memory_swap_limit_bytes).or(memory.filter(|_| swap)),
+        memory_limit_bytes: above_zero(asked.memory_limit_bytes).map(Limit::At),
+        memory_and_swap_limit_bytes: memory_and_swap(asked, swap),
         cpu_shares: above_zero(asked.cpu_shares),
         cpu_quota_us: signed(asked.cpu_quota_us),
         cpu_period_us: above_zero(asked.cpu_period_us),
         cpuset_cpus: text(&asked.cpuset_cpus),
         cpuset_mems: text(&asked.cpuset_mems),
-        pids_limit: above_zero(asked.pids_limit).map(Limit::At),
-        ..Resources::default()
+        pids_limit: None,
+        hugepage_limits_bytes: asked.hugepage_limits_bytes.clone(),
+        unified: asked.unified.clone(),
     }
+}
+
+fn signed(value: i64) -> Option<Limit> {
+    (value != 0).then(|| u64::try_from(value).map_or(Limit::Unlimited, Limit::At))
+}
+
+/// A memory limit without a word about swap holds for both together, so that no pod swaps which did not ask to; a raw setting is such
+/// a word.
+fn memory_and_swap(asked: &AskedResources, swap: bool) -> Option<Limit> {
+    let silent = swap && asked.memory_limit_bytes > 0 && !asked.unified.contains_key("memory.swap.max");
+    signed(asked.memory_swap_limit_bytes).or(silent.then_some(Limit::At(asked.memory_limit_bytes)))
 }
 
 /// Kills what is left in a container's cgroup and removes it; absent is success.
@@ -207,4 +241,23 @@ fn kill(host: &Hierarchies, path: &str) -> Result<(), CgroupsError> {
     }
     let pids = cgroup.processes(true).map_err(failed(path))?.into_iter().take(8).collect();
     Err(CgroupsError::Undying { path: path.to_owned(), pids })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podbox_cgroup::SettingName;
+
+    #[test]
+    fn swap_is_none_unless_something_was_said_about_it() {
+        let memory = AskedResources { memory_limit_bytes: 64, ..AskedResources::default() };
+        assert_eq!(memory_and_swap(&memory, true), Some(Limit::At(64)));
+        assert_eq!(memory_and_swap(&memory, false), None, "nothing to say it to");
+        assert_eq!(memory_and_swap(&AskedResources::default(), true), None);
+        let sum = AskedResources { memory_swap_limit_bytes: -1, ..memory.clone() };
+        assert_eq!(memory_and_swap(&sum, true), Some(Limit::Unlimited));
+        let name = SettingName::new("memory.swap.max").expect("a setting");
+        let raw = AskedResources { unified: [(name, "5".to_owned())].into(), ..memory };
+        assert_eq!(memory_and_swap(&raw, true), None);
+    }
 }

@@ -5,7 +5,7 @@ use super::{ContainerInputs, PlanError, SpecError};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, Spec};
 use podbox_cgroup::{DeviceAccess, DeviceKind, DeviceRule};
-use podbox_plan::{Node, NodeKind};
+use podbox_plan::{DeviceNode, NodeKind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -51,10 +51,10 @@ const STANDARD: [(&str, u32, Option<u32>); 8] = [
 const FOUND_BY_DEVPTS: [&str; 2] = ["/dev/ptmx", "/dev/pts/"];
 
 /// The standard files of a container's `/dev` that are devices.
-pub(super) fn standard_devices() -> impl Iterator<Item = Node> {
+pub(super) fn standard_devices() -> impl Iterator<Item = DeviceNode> {
     let files = STANDARD.into_iter().filter(|(path, ..)| !FOUND_BY_DEVPTS.contains(path));
     files.filter_map(|(path, major, minor)| {
-        Some(Node { path: path.into(), kind: NodeKind::CharDevice { mode: 0o666, major, minor: minor?, uid: 0, gid: 0 } })
+        Some(DeviceNode { path: path.into(), kind: NodeKind::CharDevice { mode: 0o666, major, minor: minor?, uid: 0, gid: 0 } })
     })
 }
 

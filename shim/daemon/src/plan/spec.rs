@@ -2,13 +2,14 @@
 
 use super::sandbox::POD_SHM;
 use super::{ContainerInputs, PlanError, SpecError, capability, devices};
-use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation};
+use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation, Resources};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
+    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxHugepageLimit, LinuxHugepageLimitBuilder, LinuxMemoryBuilder,
+    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount,
+    MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
+use podbox_cgroup::HugepageSize;
 use podbox_plan::{ByteString, PidNamespace};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -62,16 +63,16 @@ pub(super) fn runtime_spec(inputs: &SpecInputs<'_>) -> Result<Spec, PlanError> {
     let security = &container.config.security;
     let root = RootBuilder::default().path("rootfs").readonly(security.read_only_root).build().map_err(missing("root"))?;
     let (masked, read_only) = path_lists(&security.paths, security.privileged);
-    let mut linux = LinuxBuilder::default()
+    let mut resources = spec_resources(&container.config.resources)?;
+    resources.set_devices(Some(devices::allowed(container)?));
+    let linux = LinuxBuilder::default()
         .namespaces(namespaces(container)?)
         .cgroups_path(container.cgroup)
         .masked_paths(masked)
         .readonly_paths(read_only)
         .rootfs_propagation("private")
-        .devices(devices::files(container)?);
-    if let Some(resources) = resources(container)? {
-        linux = linux.resources(resources);
-    }
+        .devices(devices::files(container)?)
+        .resources(resources);
     let annotations: HashMap<String, String> = container.config.annotations.clone().into_iter().collect();
     SpecBuilder::default()
         .version("1.2.1")
@@ -155,9 +156,20 @@ fn namespaces(container: &ContainerInputs<'_>) -> Result<Vec<LinuxNamespace>, Pl
     namespaces.into_iter().map(build).collect()
 }
 
-fn resources(container: &ContainerInputs<'_>) -> Result<Option<LinuxResources>, PlanError> {
-    let asked = &container.config.resources;
-    let memory = (asked.memory_limit_bytes > 0).then_some(asked.memory_limit_bytes);
+/// Replaces the limits in a spec; what it says of devices stays.
+///
+/// # Errors
+/// None that a request could bring about.
+pub fn set_spec_resources(spec: &mut Spec, asked: &Resources) -> Result<(), PlanError> {
+    let Some(linux) = spec.linux_mut() else { return Ok(()) };
+    let mut resources = spec_resources(asked)?;
+    resources.set_devices(linux.resources().as_ref().and_then(|former| former.devices().clone()));
+    linux.set_resources(Some(resources));
+    Ok(())
+}
+
+/// The limits as the OCI runtime spec has them.
+fn spec_resources(asked: &Resources) -> Result<LinuxResources, PlanError> {
     let mut cpu = LinuxCpuBuilder::default();
     if asked.cpu_shares > 0 {
         cpu = cpu.shares(asked.cpu_shares);
@@ -174,19 +186,34 @@ fn resources(container: &ContainerInputs<'_>) -> Result<Option<LinuxResources>, 
     if !asked.cpuset_mems.is_empty() {
         cpu = cpu.mems(asked.cpuset_mems.clone());
     }
-    let resources = LinuxResourcesBuilder::default().devices(devices::allowed(container)?);
-    let mut resources = resources.cpu(cpu.build().map_err(missing("linux.resources.cpu"))?);
-    if let Some(limit) = memory.and_then(|limit| i64::try_from(limit).ok()) {
+    let mut resources = LinuxResourcesBuilder::default().cpu(cpu.build().map_err(missing("linux.resources.cpu"))?);
+    if let Some(limit) = i64::try_from(asked.memory_limit_bytes).ok().filter(|limit| *limit > 0) {
         let mut builder = LinuxMemoryBuilder::default().limit(limit);
         if asked.memory_swap_limit_bytes != 0 {
             builder = builder.swap(asked.memory_swap_limit_bytes);
         }
         resources = resources.memory(builder.build().map_err(missing("linux.resources.memory"))?);
     }
-    if let Some(limit) = i64::try_from(asked.pids_limit).ok().filter(|limit| *limit > 0) {
+    if let Some(limit) = asked.pids_limit() {
         resources = resources.pids(LinuxPidsBuilder::default().limit(limit).build().map_err(missing("linux.resources.pids"))?);
     }
-    resources.build().map(Some).map_err(missing("linux.resources"))
+    if !asked.hugepage_limits_bytes.is_empty() {
+        resources = resources.hugepage_limits(hugepage_limits(asked)?);
+    }
+    if !asked.unified.is_empty() {
+        let unified = asked.unified.iter().map(|(name, value)| (name.to_string(), value.clone()));
+        resources = resources.unified(unified.collect::<HashMap<_, _>>());
+    }
+    resources.build().map_err(missing("linux.resources"))
+}
+
+fn hugepage_limits(asked: &Resources) -> Result<Vec<LinuxHugepageLimit>, PlanError> {
+    let limit = |(size, bytes): (&HugepageSize, &u64)| {
+        let limit = i64::try_from(*bytes).unwrap_or(i64::MAX);
+        let builder = LinuxHugepageLimitBuilder::default().page_size(size.as_str()).limit(limit);
+        builder.build().map_err(missing("linux.resources.hugepageLimits"))
+    };
+    asked.hugepage_limits_bytes.iter().map(limit).collect()
 }
 
 pub(super) fn mount(destination: &str, typ: &str, source: &Path, options: &[&str]) -> Result<Mount, PlanError> {

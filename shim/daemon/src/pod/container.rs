@@ -5,8 +5,8 @@ use super::retry::now_or_later;
 use super::teardown::blocking;
 use crate::chain::Chain;
 use crate::effects::{
-    MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, find_image, image_defaults, make_container_cgroup, node_devices, now_ns,
-    remove_container_cgroup, requested_devices, resolve_user,
+    MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, check_limits, find_image, image_defaults, make_container_cgroup,
+    node_devices, now_ns, remove_container_cgroup, requested_devices, resolve_user,
 };
 use crate::plan::{ContainerInputs, LaunchInputs, device_policy, lower, plan_container};
 use crate::request::{ContainerConfig, PidMode};
@@ -108,6 +108,7 @@ pub(super) fn undo_container(node: &Node, store: &Store, record: &ContainerRecor
 
 fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &PidChoice, door: &Door) -> Result<ContainerRecord, PodError> {
     let config = &intent.config;
+    check_limits(&config.resources, &config.resources)?;
     check_mount_sources(config)?;
     let image = find_image(&node.images, &config.image.image)?;
     let snapshot = node.images.create_snapshot(intent.id.as_str(), &image);

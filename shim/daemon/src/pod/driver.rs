@@ -6,6 +6,7 @@
 mod containers;
 mod monitor;
 mod sandbox;
+mod updates;
 
 use super::PodError;
 use super::admission::{Admissions, Waiter};
@@ -13,9 +14,10 @@ use super::container::{Door, undo_until_done};
 use super::make::MadeSandbox;
 use super::monitor::Found;
 use super::retry::Pauses;
+use super::update::Updated;
 use crate::chain::Chain;
 use crate::effects::{ExecOutput, MonitorEvent, MonitorLink, Node, Started};
-use crate::request::{ContainerConfig, ContainerMetadata};
+use crate::request::{ContainerConfig, ContainerMetadata, Resources};
 use crate::store::{ContainerPhase, ContainerRecord, SandboxRecord, Store};
 use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
 use std::collections::HashMap;
@@ -24,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
+use updates::Updates;
 
 /// Commands that wait their turn; more callers wait outside.
 pub(super) const INBOX: usize = 64;
@@ -46,6 +49,8 @@ pub(super) enum Command {
     Remove { id: ContainerId, reply: Reply<()> },
     Exec { id: ContainerId, command: Vec<String>, timeout: Option<Duration>, reply: Reply<ExecOutput> },
     ReopenLog { id: ContainerId, reply: Reply<()> },
+    Update { id: ContainerId, asked: Box<Resources>, reply: Reply<()> },
+    UpdateSandbox { overhead: Box<Resources>, resources: Box<Resources>, reply: Reply<()> },
     StopSandbox { reply: Reply<()> },
     RemoveSandbox { reply: Reply<()> },
 }
@@ -55,6 +60,8 @@ enum Done {
     Made { id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError> },
     Launched { id: ContainerId, outcome: Result<Started, PodError> },
     Removed { id: ContainerId, outcome: Result<(), PodError> },
+    Updated { id: ContainerId, outcome: Result<Box<Updated>, PodError>, reply: Reply<()> },
+    UpdateUndone { id: ContainerId, error: Box<PodError>, reply: Reply<()> },
     Killed { containers: Vec<ContainerId>, outcome: Result<(), PodError> },
     Searched(Found),
     SandboxStopped(Result<(), PodError>),
@@ -71,11 +78,12 @@ pub(super) struct Container {
     early_end: Option<ExitRecord>,
     start: Option<Reply<()>>,
     removal: Vec<Reply<()>>,
+    updates: Updates,
 }
 
 impl Container {
     pub(super) fn new(record: ContainerRecord) -> Self {
-        Self { record, ended: watch::Sender::new(false), early_end: None, start: None, removal: Vec::new() }
+        Self { record, ended: watch::Sender::new(false), early_end: None, start: None, removal: Vec::new(), updates: Updates::default() }
     }
 }
 
@@ -224,6 +232,8 @@ impl Driver {
             Done::Made { id, outcome } => self.on_made(id, outcome),
             Done::Launched { id, outcome } => self.on_launched(&id, outcome),
             Done::Removed { id, outcome } => self.on_container_removed(&id, outcome),
+            Done::Updated { id, outcome, reply } => self.on_updated(&id, outcome, reply),
+            Done::UpdateUndone { id, error, reply } => self.on_update_undone(&id, *error, reply),
             Done::Killed { containers, outcome } => self.on_killed(&containers, outcome),
             Done::Searched(found) => self.on_searched(found),
             Done::SandboxStopped(outcome) => self.on_sandbox_stopped(outcome),
@@ -240,6 +250,8 @@ impl Driver {
             Command::Remove { id, reply } => self.remove(&id, reply),
             Command::Exec { id, command, timeout, reply } => self.exec(&id, &command, timeout, reply),
             Command::ReopenLog { id, reply } => self.reopen_log(&id, reply),
+            Command::Update { id, asked, reply } => self.update(&id, *asked, reply),
+            Command::UpdateSandbox { overhead, resources, reply } => self.update_sandbox(&overhead, &resources, reply),
             Command::StopSandbox { reply } => self.stop_sandbox(reply),
             Command::RemoveSandbox { reply } => self.remove_sandbox(reply),
         }

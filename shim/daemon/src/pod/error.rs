@@ -1,6 +1,6 @@
 //! What can go wrong with a pod.
 
-use crate::effects::{CgroupsError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError};
+use crate::effects::{CgroupsError, DeviceError, ExecError, LimitError, MonitorError, NetworkError, RootfsError};
 use crate::plan::PlanError;
 use crate::store::{LookupError, RecordError};
 use podbox_plan::{ContainerId, SandboxId};
@@ -75,6 +75,9 @@ pub enum PodError {
         /// Why.
         source: podbox_image::Error,
     },
+    /// A limit that this node cannot keep.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// A cgroup.
     #[error(transparent)]
     Cgroups(#[from] CgroupsError),

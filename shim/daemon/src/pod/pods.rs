@@ -5,7 +5,7 @@ use super::driver::{Command, Driver, INBOX, Pod, Reply, tell_all};
 use super::make::make_sandbox;
 use super::{PodError, recover};
 use crate::effects::{ExecOutput, Node};
-use crate::request::{ContainerConfig, SandboxConfig, SandboxMetadata};
+use crate::request::{ContainerConfig, Resources, SandboxConfig, SandboxMetadata};
 use crate::store::{LookupError, SandboxPhase, Store};
 use ipnetwork::IpNetwork;
 use podbox_plan::{ContainerId, SandboxId};
@@ -187,6 +187,23 @@ impl Pods {
     /// Something of it cannot be removed. It can be tried again.
     pub async fn remove_container(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<(), PodError> {
         absent_is_done(self.command(sandbox, |reply| Command::Remove { id: id.clone(), reply }).await)
+    }
+
+    /// Changes a container's limits: all that are asked for, or none.
+    ///
+    /// # Errors
+    /// The kernel refused one, or the container has ended.
+    pub async fn update_container(&self, sandbox: &SandboxId, id: &ContainerId, asked: Resources) -> Result<(), PodError> {
+        self.command(sandbox, |reply| Command::Update { id: id.clone(), asked: Box::new(asked), reply }).await
+    }
+
+    /// Keeps what a pod's containers have together, and what its sandbox costs.
+    ///
+    /// # Errors
+    /// The sandbox is stopped, or its record cannot be written.
+    pub async fn update_sandbox(&self, id: &SandboxId, overhead: Resources, resources: Resources) -> Result<(), PodError> {
+        let (overhead, resources) = (Box::new(overhead), Box::new(resources));
+        self.command(id, |reply| Command::UpdateSandbox { overhead, resources, reply }).await
     }
 
     /// Runs a command in a container to its end.

@@ -138,7 +138,7 @@ impl TryFrom<v1::ContainerConfig> for ContainerConfig {
             stdin: config.stdin,
             stdin_once: config.stdin_once,
             tty: config.tty,
-            resources: linux.resources.unwrap_or_default().try_into()?,
+            resources: Resources::of_container("config.linux.resources", linux.resources)?,
             security: linux.security_context.unwrap_or_default().try_into()?,
             stop_signal: stop_signal(config.stop_signal)?,
         })

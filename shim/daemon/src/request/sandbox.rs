@@ -139,8 +139,8 @@ impl TryFrom<v1::RunPodSandboxRequest> for SandboxConfig {
             ipc,
             pid,
             privileged: security.privileged,
-            resources: linux.resources.unwrap_or_default().try_into()?,
-            overhead: linux.overhead.unwrap_or_default().try_into()?,
+            resources: Resources::of_pod("config.linux.resources", linux.resources)?,
+            overhead: Resources::of_pod("config.linux.overhead", linux.overhead)?,
             runtime_handler: request.runtime_handler,
         })
     }

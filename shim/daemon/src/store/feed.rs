@@ -72,12 +72,18 @@ impl Feed {
     }
 
     /// Tells `kinds` of what `id` names; `pod` is asked only if somebody listens.
-    pub(super) fn tell(&self, kinds: &[ChangeKind], id: &str, pod: impl FnOnce() -> (Option<Arc<SandboxRecord>>, Vec<Arc<ContainerRecord>>)) {
+    pub(super) fn tell(
+        &self,
+        kinds: &[ChangeKind],
+        id: &str,
+        pod: impl FnOnce() -> (Option<Arc<SandboxRecord>>, Vec<Arc<ContainerRecord>>),
+    ) {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sender) = sender.as_ref().filter(|sender| sender.receiver_count() > 0 && !kinds.is_empty()) else { return };
         let (sandbox, containers) = pod();
         for kind in kinds {
-            let change = Change { kind: *kind, id: id.to_owned(), at_ns: now_ns(), sandbox: sandbox.clone(), containers: containers.clone() };
+            let change =
+                Change { kind: *kind, id: id.to_owned(), at_ns: now_ns(), sandbox: sandbox.clone(), containers: containers.clone() };
             // The last subscriber may have gone this moment.
             let _ = sender.send(Arc::new(change));
         }

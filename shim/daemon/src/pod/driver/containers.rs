@@ -58,7 +58,7 @@ impl Driver {
     }
 
     /// The pod takes containers.
-    fn check_ready(&self) -> Result<(), PodError> {
+    pub(super) fn check_ready(&self) -> Result<(), PodError> {
         let ready = self.record.phase == SandboxPhase::Ready && self.stopping.is_none() && self.removal.is_empty();
         if ready { Ok(()) } else { Err(PodError::SandboxNotReady { id: self.record.id.clone() }) }
     }
