@@ -169,11 +169,11 @@ fn rule_of(entry: &LinuxDeviceCgroup) -> Result<DeviceRule, PlanError> {
 }
 
 /// The spec's device files as nodes.
-pub(super) fn nodes(linux: &Linux) -> Result<Vec<Node>, PlanError> {
+pub(super) fn nodes(linux: &Linux) -> Result<Vec<DeviceNode>, PlanError> {
     linux.devices().iter().flatten().map(node).collect()
 }
 
-fn node(device: &LinuxDevice) -> Result<Node, PlanError> {
+fn node(device: &LinuxDevice) -> Result<DeviceNode, PlanError> {
     let odd = || PlanError::Spec(SpecError { part: "linux.devices" });
     let number = |number: i64| u32::try_from(number).map_err(|_| odd());
     let (major, minor) = (number(device.major())?, number(device.minor())?);
@@ -184,5 +184,5 @@ fn node(device: &LinuxDevice) -> Result<Node, PlanError> {
         LinuxDeviceType::C | LinuxDeviceType::U => NodeKind::CharDevice { mode, major, minor, uid, gid },
         LinuxDeviceType::A | LinuxDeviceType::P => return Err(odd()),
     };
-    Ok(Node { path: device.path().clone(), kind })
+    Ok(DeviceNode { path: device.path().clone(), kind })
 }

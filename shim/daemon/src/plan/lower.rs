@@ -9,7 +9,7 @@ use crate::request::{IpcMode, NetworkMode, SandboxConfig};
 use oci_spec::runtime::{Mount, Process};
 use podbox_plan::{
     BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, FileSystem, LaunchPlan, LogTarget, MountAttributes,
-    NewNamespaces, Node, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
+    NewNamespaces, DeviceNode, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
 };
 use std::path::{Path, PathBuf};
 
@@ -120,7 +120,7 @@ fn stdio(plan: &ContainerPlan, process: &Process) -> Stdio {
 }
 
 /// The ops that open mounts while the host is in sight, and those that put them into the root. `given` devices stand for standard ones.
-fn mount_ops(mounts: &[Mount], pause_pid: i32, given: &[Node]) -> (Vec<Op>, Vec<Op>) {
+fn mount_ops(mounts: &[Mount], pause_pid: i32, given: &[DeviceNode]) -> (Vec<Op>, Vec<Op>) {
     let (mut opened, mut attached) = (Vec::new(), Vec::new());
     let pod_shm = pod_shm_source(pause_pid);
     let mut next_slot: Slot = 0;
@@ -198,8 +198,8 @@ impl MountOptions {
 }
 
 /// What every container finds in `/dev` (runtime-spec, "Default Devices").
-fn standard_nodes() -> impl Iterator<Item = Node> {
-    let link = |(name, to): (&str, &str)| Node { path: Path::new("/dev").join(name), kind: NodeKind::Symlink { to: to.into() } };
+fn standard_nodes() -> impl Iterator<Item = DeviceNode> {
+    let link = |(name, to): (&str, &str)| DeviceNode { path: Path::new("/dev").join(name), kind: NodeKind::Symlink { to: to.into() } };
     let links = [
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),
