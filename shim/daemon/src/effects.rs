@@ -4,27 +4,29 @@
 //! Undoing functions tolerate that what they undo is absent or half there.
 
 mod cgroups;
+mod clock;
 mod devices;
 mod exec;
 mod facts;
 mod files;
+mod image;
 mod monitor;
 mod network;
 mod programs;
-mod rootfs;
 mod usage;
 
 pub use cgroups::{
     CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup, remove_made,
 };
+pub use clock::now_ns;
 pub use devices::node_devices;
 pub use exec::{ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
-pub use files::{collect_netns_names, link_netns, now_ns, unlink_netns, write_pod_files};
+pub use files::{collect_netns_names, link_netns, unlink_netns, write_pod_files};
+pub use image::{RootfsError, find_image, image_defaults, resolve_user};
 pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, kill_monitor, spawn_monitor};
 pub use network::{Network, NetworkError};
 pub use programs::Programs;
-pub use rootfs::{RootfsError, find_image, image_defaults, resolve_user};
 pub use usage::{Usage, read_usage};
 
 use crate::config::Config;

@@ -18,5 +18,5 @@ pub use exit::{EXIT_RECORD_VERSION, ExitRecord};
 pub use id::{ContainerId, InvalidId, SandboxId};
 pub use launch::{CgroupEntry, LaunchPlan, LogTarget, NewNamespaces, PidNamespace, ProcessRef, Stdio};
 pub use op::{
-    BindPropagation, BindSource, CapabilitySets, FileSystem, MountAttributes, Node, NodeKind, Op, Overlay, Program, Slot, TargetKind,
+    BindPropagation, BindSource, CapabilitySets, DeviceNode, FileSystem, MountAttributes, NodeKind, Op, Overlay, Program, Slot, TargetKind,
 };

@@ -1,6 +1,6 @@
 //! The node's device files, which a privileged container sees all of.
 
-use podbox_plan::{Node, NodeKind};
+use podbox_plan::{DeviceNode, NodeKind};
 use rustix::fs::{FileType, major, minor};
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +18,7 @@ const NODES_MAX: usize = 4096;
 ///
 /// # Errors
 /// `/dev` cannot be listed.
-pub fn node_devices() -> io::Result<Vec<Node>> {
+pub fn node_devices() -> io::Result<Vec<DeviceNode>> {
     let mut nodes = Vec::new();
     let mut folders = VecDeque::from([PathBuf::from("/dev")]);
     while let Some(folder) = folders.pop_front() {
@@ -30,7 +30,7 @@ pub fn node_devices() -> io::Result<Vec<Node>> {
             if matches!(kind, NodeKind::Directory { .. }) {
                 folders.push_back(path.clone());
             }
-            nodes.push(Node { path, kind });
+            nodes.push(DeviceNode { path, kind });
             if nodes.len() == NODES_MAX {
                 return Ok(nodes);
             }

@@ -38,7 +38,7 @@ pub struct ContainerInputs<'a> {
     /// Its cgroup, below the hierarchies' roots.
     pub cgroup: &'a str,
     /// Device files of the node, for a privileged container.
-    pub node_devices: &'a [podbox_plan::Node],
+    pub node_devices: &'a [podbox_plan::DeviceNode],
     /// The node.
     pub node: &'a NodeFacts,
     /// Where things stand.
@@ -63,7 +63,7 @@ pub struct ContainerPlan {
     /// Standard input is kept open.
     pub stdin: bool,
     /// The node's device files that are made in its `/dev`.
-    pub devices: Vec<podbox_plan::Node>,
+    pub devices: Vec<podbox_plan::DeviceNode>,
 }
 
 /// Plans a container.
@@ -115,7 +115,7 @@ fn check_namespaces(security: &SecurityContext, sandbox: &SandboxConfig) -> Resu
 }
 
 /// A privileged container has the node's devices, unless it brings a `/dev` of its own, which may well be the node's.
-fn devices(config: &ContainerConfig, of_node: &[podbox_plan::Node]) -> Vec<podbox_plan::Node> {
+fn devices(config: &ContainerConfig, of_node: &[podbox_plan::DeviceNode]) -> Vec<podbox_plan::DeviceNode> {
     let has_own_dev = config.mounts.iter().any(|mount| mount.container_path == Path::new("/dev"));
     if config.security.privileged && !has_own_dev { of_node.to_vec() } else { Vec::new() }
 }

@@ -8,8 +8,8 @@ use super::{ContainerPlan, PlanError, SpecError, capability};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig};
 use oci_spec::runtime::{Mount, Process};
 use podbox_plan::{
-    BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, FileSystem, LaunchPlan, LogTarget, MountAttributes,
-    NewNamespaces, Node, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
+    BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, DeviceNode, FileSystem, LaunchPlan, LogTarget, MountAttributes,
+    NewNamespaces, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
 };
 use std::path::{Path, PathBuf};
 
@@ -196,12 +196,12 @@ impl MountOptions {
 }
 
 /// What every container finds in `/dev` (runtime-spec, "Default Devices").
-fn standard_nodes() -> Vec<Node> {
-    let device = |name: &str, major: u32, minor: u32| Node {
+fn standard_nodes() -> Vec<DeviceNode> {
+    let device = |name: &str, major: u32, minor: u32| DeviceNode {
         path: Path::new("/dev").join(name),
         kind: NodeKind::CharDevice { mode: 0o666, major, minor, uid: 0, gid: 0 },
     };
-    let link = |name: &str, to: &str| Node { path: Path::new("/dev").join(name), kind: NodeKind::Symlink { to: to.into() } };
+    let link = |name: &str, to: &str| DeviceNode { path: Path::new("/dev").join(name), kind: NodeKind::Symlink { to: to.into() } };
     vec![
         device("null", 1, 3),
         device("zero", 1, 5),
