@@ -258,7 +258,7 @@ fn entries_of_addresses_that_nobody_has_are_deleted_and_only_ours() {
         pool.release(&Owner::new(&dead.id));
         let foreign: IpAddr = "10.88.7.7".parse().unwrap();
         let index = node.index("pods0").await;
-        node.rtnl.neighbours().add(index, foreign).link_local_address(&[2, 0, 0, 0, 0, 1]).execute().await.unwrap();
+        node.rtnl.neighbours().add(index, foreign).link_layer_address(&[2, 0, 0, 0, 0, 1]).execute().await.unwrap();
         bridge.delete_stale_neighbours(|address| pool.is_taken(address)).await.unwrap();
         let mut left = node.neighbours("pods0").await;
         left.sort();

@@ -5,10 +5,12 @@
 //! Undoing functions tolerate that what they undo is absent or half there.
 
 mod cgroups;
+mod clock;
 mod devices;
 mod exec;
 mod facts;
 mod files;
+mod image;
 mod layers;
 mod limits;
 mod meters;
@@ -16,17 +18,18 @@ mod monitor;
 mod network;
 mod open_files;
 mod programs;
-mod rootfs;
 mod usage;
 
 pub use cgroups::{
     CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup, remove_made,
     undo_container_update, update_container_cgroup,
 };
+pub use clock::now_ns;
 pub use devices::{DeviceError, node_devices, requested_devices};
 pub use exec::{CaptureRoom, ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
-pub use files::{collect_netns_names, link_netns, now_ns, unlink_netns, write_pod_files};
+pub use files::{collect_netns_names, link_netns, unlink_netns, write_pod_files};
+pub use image::{RootfsError, find_image, image_defaults, resolve_user};
 pub use layers::{LayerUsage, Layers};
 pub use limits::{LimitError, check_limits};
 pub use meters::{Meters, Reading, Subject, Target};
@@ -34,7 +37,6 @@ pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_moni
 pub use network::{Network, NetworkError};
 pub use open_files::raise_open_files;
 pub use programs::Programs;
-pub use rootfs::{RootfsError, find_image, image_defaults, resolve_user};
 pub use usage::{ContainerDetails, DiskSpace, disk_space, read_details};
 
 use crate::config::Config;

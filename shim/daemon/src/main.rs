@@ -7,7 +7,7 @@ mod chain;
 mod config;
 mod cri;
 mod effects;
-mod images;
+mod image_command;
 mod metrics;
 mod plan;
 mod pod;
@@ -38,7 +38,7 @@ enum Command {
     /// Look after the images in the store, with or without a daemon running.
     Image {
         #[command(subcommand)]
-        command: images::ImageCommand,
+        command: image_command::ImageCommand,
     },
 }
 
@@ -59,6 +59,6 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = Config::load(arguments.config.as_deref())?;
     match arguments.command {
         Command::Serve => serve::serve(config),
-        Command::Image { command } => images::run(&config, command),
+        Command::Image { command } => image_command::run(&config, command),
     }
 }

@@ -93,14 +93,14 @@ pub enum TargetKind {
 
 /// A file made in the container's `/dev`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Node {
+pub struct DeviceNode {
     /// Absolute target.
     pub path: PathBuf,
     /// What it is.
     pub kind: NodeKind,
 }
 
-/// Kinds of [`Node`].
+/// Kinds of [`DeviceNode`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeKind {
     /// A directory with these permission bits.
@@ -241,7 +241,7 @@ pub enum Op {
         kind: TargetKind,
     },
     /// Make a file in `/dev`. Something that is there already is an error.
-    MakeNode(Node),
+    MakeNode(DeviceNode),
     /// Hide a path: `/dev/null` over a file, an empty read-only tmpfs over a directory; nothing to do if it is absent.
     Mask {
         /// Absolute path in the container.

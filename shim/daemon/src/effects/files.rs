@@ -1,20 +1,12 @@
-//! Files of a pod, its name for `ip netns`, and the clock.
+//! Files of a pod, and its name for `ip netns`.
 
 use crate::plan::{Layout, PodFiles};
 use podbox_plan::SandboxId;
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where `ip netns` looks.
 const NAMES: &str = "/run/netns";
-
-/// Nanoseconds since the Unix epoch.
-#[must_use]
-pub fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
 
 /// Writes resolv.conf, hostname and hosts into the pod's folder; containers read them as any user.
 ///

@@ -3,7 +3,7 @@
 use super::error::OpError;
 use super::mount::{copy_of, move_onto};
 use super::target::{Links, Make, find_or_make, open, parent};
-use podbox_plan::{Node, NodeKind};
+use podbox_plan::{DeviceNode, NodeKind};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Uid, makedev};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -24,7 +24,7 @@ struct Device {
 }
 
 /// Makes one file; the directories above it are made where they are absent.
-pub fn make_node(root: BorrowedFd<'_>, node: &Node) -> Result<(), OpError> {
+pub fn make_node(root: BorrowedFd<'_>, node: &DeviceNode) -> Result<(), OpError> {
     let (directory, name) = parent(root, &node.path, Links::Refuse)?;
     // The modes of the plan are exact.
     let umask = rustix::process::umask(Mode::empty());

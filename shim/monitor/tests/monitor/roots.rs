@@ -1,7 +1,7 @@
 //! The container's file system: what is put together, and what of the host stays out of reach.
 
 use crate::support::{ContainerPlan, Image, TestMonitor, leave_mount_namespace, log_lines, mount_tmpfs};
-use podbox_plan::{BindPropagation, BindSource, MountAttributes, Node, NodeKind, Op, TargetKind};
+use podbox_plan::{BindPropagation, BindSource, DeviceNode, MountAttributes, NodeKind, Op, TargetKind};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -299,7 +299,7 @@ fn nodes_have_the_mode_and_owner_of_the_plan_and_nothing_is_overwritten() {
     let mut monitor = TestMonitor::start();
     let image = Image::new(monitor.directory.path());
     let mut container = image.shell(1, "stat -c '%F %a %u %g %t %T' /dev/sub/odd /dev/block; readlink /dev/fd");
-    let node = |path: &str, kind| Op::MakeNode(Node { path: path.into(), kind });
+    let node = |path: &str, kind| Op::MakeNode(DeviceNode { path: path.into(), kind });
     container.in_root = vec![
         node("/dev/sub/odd", NodeKind::CharDevice { mode: 0o622, major: 1, minor: 7, uid: 12, gid: 34 }),
         node("/dev/block", NodeKind::BlockDevice { mode: 0o600, major: 7, minor: 3, uid: 0, gid: 6 }),

@@ -67,7 +67,7 @@ fn a_terminal_controls_its_session() {
     let mut monitor = TestMonitor::start();
     let image = Image::new(monitor.directory.path());
     let mut container = image.shell(1, "exec 3< /dev/tty && echo controlled; sleep 1000");
-    container.in_root = vec![Op::MakeNode(podbox_plan::Node {
+    container.in_root = vec![Op::MakeNode(podbox_plan::DeviceNode {
         path: "/dev/tty".into(),
         kind: NodeKind::CharDevice { mode: 0o666, major: 5, minor: 0, uid: 0, gid: 0 },
     })];

@@ -1,7 +1,7 @@
 //! Plans as the daemon would make them, for a busybox.
 
 use podbox_plan::{
-    ByteString, CapabilitySets, CgroupEntry, ContainerId, FileSystem, LaunchPlan, LogTarget, MountAttributes, NewNamespaces, Node,
+    ByteString, CapabilitySets, CgroupEntry, ContainerId, DeviceNode, FileSystem, LaunchPlan, LogTarget, MountAttributes, NewNamespaces,
     NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Stdio,
 };
 use std::os::fd::OwnedFd;
@@ -136,7 +136,7 @@ fn mount(kind: &str, target: &str, options: &[(&str, Option<&str>)]) -> Op {
 
 fn device(path: &str, minor: u32) -> Op {
     let kind = NodeKind::CharDevice { mode: 0o666, major: 1, minor, uid: 0, gid: 0 };
-    Op::MakeNode(Node { path: path.into(), kind })
+    Op::MakeNode(DeviceNode { path: path.into(), kind })
 }
 
 fn usual_mounts() -> Vec<Op> {
@@ -146,7 +146,7 @@ fn usual_mounts() -> Vec<Op> {
         mount("devpts", "/dev/pts", &[("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0620")), ("gid", Some("5"))]),
         device("/dev/null", 3),
         device("/dev/zero", 5),
-        Op::MakeNode(Node { path: "/dev/stdout".into(), kind: NodeKind::Symlink { to: "/proc/self/fd/1".into() } }),
+        Op::MakeNode(DeviceNode { path: "/dev/stdout".into(), kind: NodeKind::Symlink { to: "/proc/self/fd/1".into() } }),
     ]
 }
 
