@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use podbox_tests::fuse::HungMount;
-use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, PodSpec, assert_refused, wait};
+use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
 use tonic::Code;
 
 /// The kernel kills the newborn for memory before it becomes its program.
@@ -170,7 +170,7 @@ async fn a_mount_source_that_hangs_holds_up_neither_stop_nor_remove_of_its_pod()
     // Both makers have written down what they are about to make.
     let folders = |of: &Pod| {
         let folder = daemon.state_dir().join("pods").join(&of.id).join("containers");
-        std::fs::read_dir(folder).map_or(0, std::iter::Iterator::count)
+        std::fs::read_dir(folder).map_or(0, Iterator::count)
     };
     wait::until_true("both are being made", || folders(&pod) == 2 && folders(&removed) == 1).await?;
     assert_eq!(neighbour.sh("echo runs").await?, "runs");

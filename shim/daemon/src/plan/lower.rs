@@ -8,8 +8,8 @@ use super::{ContainerPlan, PlanError, SpecError, capability, devices};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig};
 use oci_spec::runtime::{Mount, Process};
 use podbox_plan::{
-    BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, FileSystem, LaunchPlan, LogTarget, MountAttributes,
-    NewNamespaces, DeviceNode, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
+    BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, DeviceNode, FileSystem, LaunchPlan, LogTarget, MountAttributes,
+    NewNamespaces, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
 };
 use std::path::{Path, PathBuf};
 

@@ -3,7 +3,8 @@
 use super::{Container, Done, Driver, Reply, SharedReply, tell_all};
 use crate::chain::Chain;
 use crate::effects::{
-    ExecOutput, MonitorError, MonitorLink, Node, Started, Subject, cgroup_entry, exec_sync, kill_pod_cgroups, now_ns, remove_container_cgroup,
+    ExecOutput, MonitorError, MonitorLink, Node, Started, Subject, cgroup_entry, exec_sync, kill_pod_cgroups, now_ns,
+    remove_container_cgroup,
 };
 use crate::plan::plan_exec;
 use crate::pod::PodError;
@@ -328,11 +329,12 @@ struct Ending {
 impl Ending {
     /// Asks the container to end, waits, kills it, and waits until it is gone.
     async fn end(mut self, signal: i32, grace: Duration) -> Result<(), PodError> {
-        if !grace.is_zero() && self.signal(signal).await? {
-            if let Ok(ended) = tokio::time::timeout(grace, self.ended.wait_for(|ended| *ended)).await {
-                // The other end closes only with the driver, when there is nothing left to wait for.
-                return ended.map(drop).map_err(|_| PodError::Stopping);
-            }
+        if !grace.is_zero()
+            && self.signal(signal).await?
+            && let Ok(ended) = tokio::time::timeout(grace, self.ended.wait_for(|ended| *ended)).await
+        {
+            // The other end closes only with the driver, when there is nothing left to wait for.
+            return ended.map(drop).map_err(|_| PodError::Stopping);
         }
         if !self.signal(KILL).await? {
             let (node, cgroup) = (self.node.clone(), self.cgroup.clone());
