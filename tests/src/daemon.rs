@@ -38,6 +38,8 @@ pub struct DaemonOptions {
     pub subnets: Vec<String>,
     /// The binary; `None`: the one of [`Profile::Dev`].
     pub binary: Option<PathBuf>,
+    /// `cgroup.driver`. Tests of cgroups know where cgroupfs has them, so that one is the default, on a node with systemd too.
+    pub cgroup_driver: String,
     /// How much it logs.
     pub log_level: String,
     /// More lines of the configuration file, from a `[table]` on.
@@ -53,6 +55,7 @@ impl Default for DaemonOptions {
         Self {
             subnets: vec!["10.200.0.0/16".to_owned(), "fd00:10:200::/64".to_owned()],
             binary: None,
+            cgroup_driver: "cgroupfs".to_owned(),
             log_level: "debug".to_owned(),
             more_config: String::new(),
             open_files: None,
@@ -155,7 +158,10 @@ impl Daemon {
             binary,
             network,
             bridge: format!("pbt{}n{number}", std::process::id() % 100_000),
-            cgroup_parent: format!("/{name}"),
+            cgroup_parent: match options.cgroup_driver.as_str() {
+                "systemd" => format!("/{}.slice", name.replace('-', "_")),
+                _ => format!("/{name}"),
+            },
             client: Client::new(&directory.path().join("run/podbox.sock")),
             open_files: options.open_files,
             child: None,
@@ -168,12 +174,13 @@ impl Daemon {
 
     fn config(&self, options: &DaemonOptions) -> String {
         format!(
-            "socket = {:?}\nstate_dir = {:?}\nroot_dir = {:?}\nlog_level = {:?}\n[cgroup]\nparent = {:?}\n[network]\nbridge = {:?}\nsubnets = {:?}\n{}",
+            "socket = {:?}\nstate_dir = {:?}\nroot_dir = {:?}\nlog_level = {:?}\n[cgroup]\nparent = {:?}\ndriver = {:?}\n[network]\nbridge = {:?}\nsubnets = {:?}\n{}",
             self.socket(),
             self.state_dir(),
             self.root_dir(),
             options.log_level,
             self.cgroup_parent,
+            options.cgroup_driver,
             self.bridge,
             options.subnets,
             options.more_config

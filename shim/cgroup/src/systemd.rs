@@ -18,7 +18,10 @@ mod slice;
 
 pub use slice::{InvalidSlice, Slice};
 
-use crate::{CgroupPath, InvalidPath};
+use crate::{CgroupPath, Error, Hierarchies, InvalidPath};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 
 /// The leaf of a pod's scope in which its monitor lives. No id is as short.
 pub const MONITOR_LEAF: &str = "monitor";
@@ -62,6 +65,28 @@ impl Scope {
     pub fn path(&self) -> Result<CgroupPath, InvalidPath> {
         CgroupPath::new(format!("{}/{}", self.slice.path(), self.unit))
     }
+}
+
+/// Makes the monitor's leaf in a scope that systemd has made, and gives its directory. Plainly: as long as a process is in the
+/// scope itself, no controller can be given to what is below.
+///
+/// # Errors
+/// The scope is gone, or there is no unified hierarchy.
+pub fn make_monitor_leaf(host: &Hierarchies, scope: &CgroupPath) -> Result<PathBuf, Error> {
+    let unified = host.unified().ok_or(Error::NoHierarchy)?;
+    let directory = scope.below(&unified.mount_point).join(MONITOR_LEAF);
+    match fs::create_dir(&directory) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(Error::Make { directory, source }),
+        _ => Ok(directory),
+    }
+}
+
+/// Those of a slice and the slices above it that have no cgroup.
+#[must_use]
+pub fn absent_slices(host: &Hierarchies, slice: &Slice) -> Vec<Slice> {
+    let Some(unified) = host.unified() else { return Vec::new() };
+    let is_absent = |slice: &Slice| !unified.mount_point.join(slice.path().trim_start_matches('/')).exists();
+    slice.lineage().into_iter().filter(is_absent).collect()
 }
 
 #[cfg(test)]

@@ -18,11 +18,12 @@ mod monitor;
 mod network;
 mod open_files;
 mod programs;
+mod systemd;
 mod usage;
 
 pub use cgroups::{
-    CgroupsError, SandboxCgroups, cgroup_entry, kill_pod_cgroups, make_container_cgroup, remove_container_cgroup, remove_made,
-    undo_container_update, update_container_cgroup,
+    CgroupsError, SandboxCgroups, cgroup_entry, end_damaged_scope, end_scope, kill_pod_cgroups, make_container_cgroup, make_scope,
+    remove_container_cgroup, remove_made, undo_container_update, update_container_cgroup,
 };
 pub use clock::now_ns;
 pub use devices::{DeviceError, node_devices, requested_devices};
@@ -33,15 +34,16 @@ pub use image::{RootfsError, find_image, image_defaults, resolve_user};
 pub use layers::{LayerUsage, Layers};
 pub use limits::{LimitError, check_limits};
 pub use meters::{Meters, Reading, Subject, Target};
-pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, kill_monitor, spawn_monitor};
+pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_monitor, kill_monitor, spawn_monitor, spawn_unborn_monitor};
 pub use network::{Network, NetworkError};
 pub use open_files::raise_open_files;
 pub use programs::Programs;
+pub use systemd::choose_driver;
 pub use usage::{ContainerDetails, DiskSpace, disk_space, read_details};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::plan::{Layout, NodeFacts};
+use crate::plan::{Layout, NodeFacts, PodParent};
 use podbox_cgroup::Hierarchies;
 use podbox_image::ImageStore;
 use std::sync::Arc;
@@ -54,6 +56,8 @@ pub struct Node {
     pub facts: NodeFacts,
     /// Where things stand.
     pub layout: Layout,
+    /// Where pods go whose request does not say, and with it the cgroup driver.
+    pub pod_parent: PodParent,
     /// The cgroup hierarchies.
     pub hierarchies: Hierarchies,
     /// Images and containers' own layers.

@@ -25,12 +25,14 @@ pub use lower::{LaunchInputs, lower};
 pub use node::NodeFacts;
 pub use pause_spec::pause_spec;
 pub use process::{ImageDefaults, PodUser};
-pub use sandbox::{PodFiles, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
+pub use sandbox::{PodFiles, PodParent, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
 pub use spec::{set_spec_resources, spec_json};
 
 #[cfg(test)]
 mod tests;
 
+use podbox_cgroup::InvalidPath;
+use podbox_cgroup::systemd::InvalidSlice;
 use std::path::PathBuf;
 
 /// A request that is well-formed and still cannot be planned.
@@ -62,6 +64,28 @@ pub enum PlanError {
     StopSignal {
         /// What it says.
         name: String,
+    },
+    /// A systemd slice as parent, on a node whose cgroup driver is cgroupfs.
+    #[error("config.linux.cgroup_parent {parent:?} is a slice of systemd's, and the cgroup driver is cgroupfs")]
+    SliceWithCgroupfs {
+        /// As it was asked for.
+        parent: String,
+    },
+    /// No slice as parent, on a node whose cgroup driver is systemd.
+    #[error("config.linux.cgroup_parent {parent:?}")]
+    NoSlice {
+        /// As it was asked for.
+        parent: String,
+        /// Why it is none.
+        source: InvalidSlice,
+    },
+    /// A slice whose cgroup has too long a path.
+    #[error("config.linux.cgroup_parent {parent:?}")]
+    DeepSlice {
+        /// The slice.
+        parent: String,
+        /// What is wrong with the path.
+        source: InvalidPath,
     },
     /// The OCI spec could not be assembled.
     #[error("assemble the runtime spec")]

@@ -5,11 +5,12 @@
 
 mod socket;
 
-use crate::config::{CgroupDriver, Config, ConfigError};
+use crate::chain::Chain;
+use crate::config::Config;
 use crate::cri::{Cri, LogCalls};
-use crate::effects::{CaptureRoom, Layers, Meters, Network, Node, Programs, discover_facts, raise_open_files};
+use crate::effects::{CaptureRoom, Layers, Meters, Network, Node, Programs, choose_driver, discover_facts, raise_open_files};
 use crate::metrics::{Metrics, MetricsServer, Population};
-use crate::plan::Layout;
+use crate::plan::{Layout, PodParent};
 use crate::pod::Pods;
 use crate::store::{ContainerPhase, SandboxPhase, Store, read_record};
 use anyhow::Context;
@@ -51,7 +52,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Serves until it is told to stop.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     log_to_stderr(&config);
-    refuse_what_is_to_come(&config)?;
     for (key, place) in config.without_effect() {
         tracing::warn!(key, place, "this setting has no effect yet");
     }
@@ -70,14 +70,6 @@ fn log_to_stderr(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::new(format!("{},h2=warn,hyper=warn,tonic=warn,tower=warn", config.log_level.as_str()));
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
-}
-
-/// Settings of what has yet to come are refused, not passed over.
-fn refuse_what_is_to_come(config: &Config) -> Result<(), ConfigError> {
-    if config.cgroup.driver == CgroupDriver::Systemd {
-        return Err(config.refused("cgroup.driver", "the systemd driver is not there yet"));
-    }
-    Ok(())
 }
 
 /// Makes the directories, for root alone, and locks both: of two daemons on one of them, each would undo what the other's pods need.
@@ -126,11 +118,11 @@ async fn run(config: Config, open_files: Rlimit) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let socket = config.socket.clone();
-    let node = Arc::new(discover(config, open_files)?);
+    let node = Arc::new(discover(config, open_files).await?);
     let store = Arc::new(Store::new(node.layout.clone()));
     let pods = Pods::recover(node.clone(), store.clone()).await.context("take over the pods on record")?;
     if let Err(error) = node.network.open().await {
-        tracing::error!(error = %crate::chain::Chain(&error), "the pod network is not ready");
+        tracing::error!(error = %Chain(&error), "the pod network is not ready");
     }
     let metrics = listen_for_scrapes(&node).await?;
     let listener = socket::listen(socket.as_ref()).with_context(|| format!("listen on {}", socket.as_ref().display()))?;
@@ -184,15 +176,21 @@ fn population(store: &Store) -> Population {
     population
 }
 
-fn discover(config: Config, open_files: Rlimit) -> anyhow::Result<Node> {
+async fn discover(config: Config, open_files: Rlimit) -> anyhow::Result<Node> {
     let hierarchies = Hierarchies::discover().context("find the cgroup hierarchies")?;
+    let driver = choose_driver(config.cgroup.driver, &hierarchies).await;
+    let driver = driver.map_err(|error| config.refused("cgroup.driver", &Chain(&error).to_string()))?;
+    let pod_parent = PodParent::new(driver, config.cgroup.parent.as_str());
+    let pod_parent = pod_parent.map_err(|error| config.refused("cgroup.parent", &error.to_string()))?;
+    tracing::info!(%driver, "the cgroup driver");
     let options = StoreOptions { default_registry: config.image.default_registry.as_str().to_owned(), ..StoreOptions::default() };
     let layout = Layout::new(config.state_dir.as_ref().to_owned());
     let subnets = pod_subnets(&config, &layout);
     let images = ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?;
     let images = Arc::new(images);
     Ok(Node {
-        facts: discover_facts(&hierarchies).context("find out about the node")?,
+        facts: discover_facts(&hierarchies, driver).context("find out about the node")?,
+        pod_parent,
         layers: Arc::new(Layers::new(images.clone())),
         images,
         meters: Meters::new(hierarchies.clone()),

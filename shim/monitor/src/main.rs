@@ -4,6 +4,8 @@
 //! podbox-monitor SANDBOX-ID      descriptor 0 is a listening SOCK_SEQPACKET socket made by the daemon
 //! ```
 //!
+//! Where systemd makes the pod's cgroup, a process goes before it: see [`unborn`].
+//!
 //! It starts processes as [`podbox_plan::LaunchPlan`]s say, keeps their pipes, writes their logs, reaps them and leaves a record of
 //! how each ended. The daemon may come and go: nothing here waits for it, and what it must know stands on disk.
 //!
@@ -24,11 +26,19 @@ mod poll;
 mod process;
 mod requests;
 mod startup;
+mod unborn;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(2).is_some_and(|argument| argument == unborn::UNBORN) {
+        match unborn::be_born() {
+            Ok(unborn::Born::Monitor) => {}
+            Ok(unborn::Born::Placeholder) => return ExitCode::SUCCESS,
+            Err(error) => return refuse_to_start(&error),
+        }
+    }
     let prepared = match startup::prepare() {
         Ok(prepared) => prepared,
         Err(error) => return refuse_to_start(&error),

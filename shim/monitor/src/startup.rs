@@ -65,11 +65,12 @@ pub fn prepare() -> Result<Prepared, StartError> {
 }
 
 /// For `map_err`: names the step. nix and rustix each have an `Errno` of their own.
-fn at<E: Into<AnyErrno>>(step: &'static str) -> impl Fn(E) -> StartError {
+pub fn at<E: Into<AnyErrno>>(step: &'static str) -> impl Fn(E) -> StartError {
     move |error| StartError { step, errno: error.into().0 }
 }
 
-struct AnyErrno(Errno);
+/// An `Errno` of either crate.
+pub struct AnyErrno(Errno);
 
 impl From<Errno> for AnyErrno {
     fn from(errno: Errno) -> Self {

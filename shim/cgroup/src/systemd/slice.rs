@@ -1,5 +1,6 @@
 //! Slices: `a-b.slice` is in `a.slice`, its cgroup is `/a.slice/a-b.slice` (`systemd.slice(5)`).
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 const SUFFIX: &str = ".slice";
@@ -7,7 +8,8 @@ const SUFFIX: &str = ".slice";
 const NAME_BYTES_MAX: usize = 255;
 
 /// A slice below the root slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Slice {
     /// Without the suffix.
     stem: String,
@@ -105,6 +107,20 @@ impl Slice {
     pub fn lineage(&self) -> Vec<Self> {
         let ends = self.stem.match_indices('-').map(|(at, _)| at).chain([self.stem.len()]);
         ends.map(|end| Self { stem: self.stem[..end].to_owned() }).collect()
+    }
+}
+
+impl TryFrom<String> for Slice {
+    type Error = InvalidSlice;
+
+    fn try_from(name: String) -> Result<Self, InvalidSlice> {
+        Self::new(&name)
+    }
+}
+
+impl From<Slice> for String {
+    fn from(slice: Slice) -> Self {
+        slice.name()
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) fn of_sandbox(node: &Node, record: &SandboxRecord) -> Result<Info, St
         "netns": netns(record),
         "namedNetns": Layout::named_netns(&record.id),
         "cgroup": record.cgroup,
+        "slice": record.slice,
         "hostname": record.hostname,
         "addresses": record.addresses,
         "networkReleased": record.network_released,

@@ -4,6 +4,7 @@ use super::{Cri, info, status};
 use crate::chain::Chain;
 use crate::request::RequestError;
 use ipnetwork::IpNetwork;
+use podbox_cgroup::Driver;
 use podbox_proto::v1;
 use tonic::Status;
 
@@ -44,9 +45,13 @@ pub(super) async fn status(cri: &Cri, verbose: bool) -> v1::StatusResponse {
     }
 }
 
-/// The answer to RuntimeConfig: cgroups are made in the file systems.
-pub(super) fn runtime_config() -> v1::RuntimeConfigResponse {
-    v1::RuntimeConfigResponse { linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: v1::CgroupDriver::Cgroupfs.into() }) }
+/// The answer to RuntimeConfig: the kubelet follows the driver that it names.
+pub(super) fn runtime_config(driver: Driver) -> v1::RuntimeConfigResponse {
+    let cgroup_driver = match driver {
+        Driver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
+        Driver::Systemd => v1::CgroupDriver::Systemd,
+    };
+    v1::RuntimeConfigResponse { linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: cgroup_driver.into() }) }
 }
 
 /// UpdateRuntimeConfig: the node's pod CIDRs, separated by commas. An empty one changes nothing: that is how the kubelet says

@@ -62,7 +62,7 @@ impl RuntimeService for Cri {
     }
 
     async fn runtime_config(&self, _request: Request<v1::RuntimeConfigRequest>) -> Result<Response<v1::RuntimeConfigResponse>, Status> {
-        Ok(Response::new(node::runtime_config()))
+        Ok(Response::new(node::runtime_config(self.node.facts.cgroup_driver)))
     }
 
     async fn update_runtime_config(

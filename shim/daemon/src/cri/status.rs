@@ -93,7 +93,10 @@ fn plan_code(error: &PlanError) -> Code {
         | PlanError::Capability(CapabilityError::Unknown { .. })
         | PlanError::PrivilegeNotGranted
         | PlanError::NotThePodsNamespace { .. }
-        | PlanError::StopSignal { .. } => Code::InvalidArgument,
+        | PlanError::StopSignal { .. }
+        | PlanError::SliceWithCgroupfs { .. }
+        | PlanError::NoSlice { .. }
+        | PlanError::DeepSlice { .. } => Code::InvalidArgument,
         PlanError::Capability(CapabilityError::NotOurs { .. }) => Code::FailedPrecondition,
         PlanError::Relabel { .. } => Code::Unimplemented,
         PlanError::Spec(_) => Code::Internal,
@@ -152,6 +155,7 @@ fn cgroups_code(error: &CgroupsError) -> Code {
     use podbox_cgroup::Error as E;
     match error {
         CgroupsError::Path { .. } => Code::InvalidArgument,
+        CgroupsError::Systemd(_) => Code::Unavailable,
         CgroupsError::Undying { .. } => Code::DeadlineExceeded,
         CgroupsError::Cgroup { source, .. } => match source {
             E::Write { source, .. } if is_one_of(source, &VALUE_REFUSED) => Code::InvalidArgument,

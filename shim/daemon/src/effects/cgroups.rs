@@ -1,9 +1,12 @@
 //! Cgroups of pods and containers.
 
+use super::systemd::{SystemdError, kill_scope, start_scope, stop_scope};
 use crate::plan::DevicePolicy;
 use crate::request::Resources as AskedResources;
+use podbox_cgroup::systemd::{Scope, Slice, make_monitor_leaf};
 use podbox_cgroup::{Cgroup, CgroupPath, Changes, Error as CgroupError, Hierarchies, InvalidPath, Limit, Made, Resources};
 use podbox_plan::{CgroupEntry, ContainerId, SandboxId};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Killed processes are gone within milliseconds; one that the kernel holds up is not waited for longer than this.
@@ -28,6 +31,9 @@ pub enum CgroupsError {
         /// Why.
         source: CgroupError,
     },
+    /// systemd would not.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// Processes were killed and do not go: something in the kernel holds them.
     #[error("the cgroup {path} holds processes that do not end: {pids:?}")]
     Undying {
@@ -98,6 +104,39 @@ impl SandboxCgroups {
     pub fn remove_pause(&self, host: &Hierarchies) -> Result<(), CgroupsError> {
         at(host, &self.pause)?.remove().map_err(failed(&self.pause))
     }
+}
+
+/// Has systemd make a pod's scope with the process `pid` in it, makes the monitor's leaf there, and gives its directory.
+///
+/// # Errors
+/// What was made before the failure stays: [`end_scope`] ends it.
+pub async fn make_scope(host: &Hierarchies, slice: &Slice, id: &SandboxId, pid: u32) -> Result<PathBuf, CgroupsError> {
+    let scope = Scope::new(slice.clone(), id.as_str());
+    let path = scope.path().map_err(|source| CgroupsError::Path { path: slice.path(), source })?;
+    start_scope(host, &scope, pid).await?;
+    make_monitor_leaf(host, &path).map_err(failed(path.as_str()))
+}
+
+/// Ends a pod's scope when nothing runs in it any more; absent is success. systemd removes its cgroup with all below; what was made
+/// below one that had gone meanwhile goes here.
+///
+/// # Errors
+/// systemd would not.
+pub async fn end_scope(host: &Hierarchies, path: &str, id: &SandboxId) -> Result<(), CgroupsError> {
+    stop_scope(&Scope::unit_of(id.as_str())).await?;
+    let (cgroup, failed) = (at(host, path)?, failed(path));
+    // It does not wait: the cgroup is empty.
+    cgroup.remove().map_err(failed)
+}
+
+/// Ends a scope with everything in it, of which no more than the pod's id is known.
+///
+/// # Errors
+/// systemd would not.
+pub async fn end_damaged_scope(id: &SandboxId) -> Result<(), CgroupsError> {
+    let unit = Scope::unit_of(id.as_str());
+    kill_scope(&unit).await?;
+    Ok(stop_scope(&unit).await?)
 }
 
 /// Removes directories that podbox made and nobody uses.

@@ -1,7 +1,7 @@
 //! Finding out what the node is like.
 
 use crate::plan::NodeFacts;
-use podbox_cgroup::{Hierarchies, Version};
+use podbox_cgroup::{Driver, Hierarchies, Version};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub fn boot_id() -> Result<String, FactsError> {
 ///
 /// # Errors
 /// `/proc` is not there.
-pub fn discover_facts(hierarchies: &Hierarchies) -> Result<NodeFacts, FactsError> {
+pub fn discover_facts(hierarchies: &Hierarchies, cgroup_driver: Driver) -> Result<NodeFacts, FactsError> {
     let uname = rustix::system::uname();
     Ok(NodeFacts {
         hostname: uname.nodename().to_string_lossy().into_owned(),
@@ -43,6 +43,7 @@ pub fn discover_facts(hierarchies: &Hierarchies) -> Result<NodeFacts, FactsError
         capabilities: capabilities()?,
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         cgroup_v2: hierarchies.version() == Version::V2,
+        cgroup_driver,
         boot_id: boot_id()?,
         kernel: uname.release().to_string_lossy().into_owned(),
     })

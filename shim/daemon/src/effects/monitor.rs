@@ -10,7 +10,7 @@ mod kill;
 mod spawn;
 
 pub use kill::kill_monitor;
-pub use spawn::spawn_monitor;
+pub use spawn::{spawn_monitor, spawn_unborn_monitor};
 
 use connection::Connection;
 use podbox_plan::wire::{LaunchFailure, ReplyBody, RequestBody, RunningProcess, VERSION_MAX, VERSION_MIN, WireError};

@@ -1,5 +1,6 @@
 //! What the planner has to know of the node.
 
+use podbox_cgroup::Driver;
 use serde::{Deserialize, Serialize};
 
 /// Facts that are found out once, when the daemon starts.
@@ -16,6 +17,8 @@ pub struct NodeFacts {
     pub selinux: bool,
     /// Controllers are on the unified hierarchy (cgroup v2).
     pub cgroup_v2: bool,
+    /// Who makes cgroups.
+    pub cgroup_driver: Driver,
     /// Names this boot of the machine (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
     /// `uname -r`

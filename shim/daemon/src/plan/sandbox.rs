@@ -1,7 +1,9 @@
 //! A sandbox's cgroup, its files and its pause process.
 
-use super::{Layout, NodeFacts};
+use super::{Layout, NodeFacts, PlanError};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig, SandboxPidMode};
+use podbox_cgroup::Driver;
+use podbox_cgroup::systemd::{InvalidSlice, Scope, Slice};
 use podbox_plan::{
     CapabilitySets, CgroupEntry, FileSystem, LaunchPlan, MountAttributes, NewNamespaces, Op, PidNamespace, Program, SandboxId, Stdio,
 };
@@ -42,10 +44,60 @@ pub fn sandbox_hostname(config: &SandboxConfig, node: &NodeFacts, id: &SandboxId
     if is_hostname { name.clone() } else { id.as_str()[..12].to_owned() }
 }
 
-/// The pod's cgroup, below the hierarchies' roots: the request's cgroup_parent *is* it.
-#[must_use]
-pub fn pod_cgroup(config: &SandboxConfig, default_parent: &str, id: &SandboxId) -> String {
-    config.cgroup_parent.clone().unwrap_or_else(|| format!("{}/{id}", default_parent.trim_end_matches('/')))
+/// Where pods go whose request does not say: what it is follows from the cgroup driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodParent {
+    /// A directory, for cgroups that podbox makes itself.
+    Directory(String),
+    /// A slice, for scopes that systemd makes.
+    Slice(Slice),
+}
+
+impl PodParent {
+    /// From the configuration's `cgroup.parent`.
+    ///
+    /// # Errors
+    /// It can be no slice and has to be one.
+    pub fn new(driver: Driver, path: &str) -> Result<Self, InvalidSlice> {
+        match driver {
+            Driver::Cgroupfs => Ok(Self::Directory(path.trim_end_matches('/').to_owned())),
+            Driver::Systemd => Slice::from_path(path).map(Self::Slice),
+        }
+    }
+}
+
+/// The cgroup of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodCgroup {
+    /// Below the hierarchies' roots.
+    pub path: String,
+    /// The slice in which it is a scope of systemd's; `None`: podbox makes it itself.
+    pub slice: Option<Slice>,
+}
+
+/// The pod's cgroup. With cgroupfs, the request's cgroup_parent *is* it; with systemd, that is a slice and the pod a scope in it.
+///
+/// # Errors
+/// The parent is not what the node's driver takes: a kubelet with another driver sent it.
+pub fn pod_cgroup(config: &SandboxConfig, parent: &PodParent, id: &SandboxId) -> Result<PodCgroup, PlanError> {
+    match (parent, config.cgroup_parent.as_deref()) {
+        (PodParent::Directory(_), Some(asked)) if asked.ends_with(".slice") => {
+            Err(PlanError::SliceWithCgroupfs { parent: asked.to_owned() })
+        }
+        (PodParent::Directory(_), Some(asked)) => Ok(PodCgroup { path: asked.to_owned(), slice: None }),
+        (PodParent::Directory(default), None) => Ok(PodCgroup { path: format!("{default}/{id}"), slice: None }),
+        (PodParent::Slice(default), None) => scope_in(default.clone(), id),
+        (PodParent::Slice(_), Some(asked)) => {
+            let slice = Slice::from_cgroup_parent(asked);
+            scope_in(slice.map_err(|source| PlanError::NoSlice { parent: asked.to_owned(), source })?, id)
+        }
+    }
+}
+
+fn scope_in(slice: Slice, id: &SandboxId) -> Result<PodCgroup, PlanError> {
+    let scope = Scope::new(slice.clone(), id.as_str());
+    let path = scope.path().map_err(|source| PlanError::DeepSlice { parent: slice.name(), source })?;
+    Ok(PodCgroup { path: path.as_str().to_owned(), slice: Some(slice) })
 }
 
 /// What stands in the pod's files. `node_resolv_conf` and `node_hosts` are the node's own.

@@ -12,6 +12,7 @@ fn node() -> NodeFacts {
         capabilities: u64::MAX,
         selinux: false,
         cgroup_v2: false,
+        cgroup_driver: podbox_cgroup::Driver::Cgroupfs,
         boot_id: "boot".to_owned(),
         kernel: "6.18".to_owned(),
     }
@@ -188,4 +189,26 @@ fn files_follow_the_request_and_else_the_node() {
     config.dns.options = vec!["ndots:5".to_owned()];
     let files = plan_files(&config, "web", &ips, "nameserver 9.9.9.9\n", "");
     assert_eq!(files.resolv_conf, "search a.b b\nnameserver 1.1.1.1\nnameserver ::1\noptions ndots:5\n");
+}
+
+#[test]
+fn the_pods_cgroup_is_the_parent_with_cgroupfs_and_a_scope_in_it_with_systemd() {
+    use podbox_cgroup::Driver;
+    let parent = |driver| PodParent::new(driver, "/podbox").expect("a plain path");
+    let (directory, slice) = (parent(Driver::Cgroupfs), parent(Driver::Systemd));
+    let id = sandbox_id();
+    let asked = |parent: &str| sandbox_config(v1::LinuxPodSandboxConfig { cgroup_parent: parent.to_owned(), ..Default::default() });
+    let path = |config: &SandboxConfig, parent| pod_cgroup(config, parent, &id).map(|cgroup| (cgroup.path, cgroup.slice.is_some()));
+
+    assert_eq!(path(&asked(""), &directory), Ok((format!("/podbox/{id}"), false)));
+    assert_eq!(path(&asked("/kubepods/pod1"), &directory), Ok(("/kubepods/pod1".to_owned(), false)));
+    assert!(matches!(path(&asked("/kubepods.slice"), &directory), Err(PlanError::SliceWithCgroupfs { .. })));
+    assert!(matches!(path(&asked("kubepods-a.slice"), &directory), Err(PlanError::SliceWithCgroupfs { .. })));
+
+    assert_eq!(path(&asked(""), &slice), Ok((format!("/podbox.slice/podbox-{id}.scope"), true)));
+    let in_slice = format!("/kubepods.slice/kubepods-pod1.slice/podbox-{id}.scope");
+    for parent in ["/kubepods.slice/kubepods-pod1.slice", "kubepods-pod1.slice"] {
+        assert_eq!(path(&asked(parent), &slice), Ok((in_slice.clone(), true)));
+    }
+    assert!(matches!(path(&asked("/kubepods/pod1"), &slice), Err(PlanError::NoSlice { .. })));
 }

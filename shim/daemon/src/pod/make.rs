@@ -15,11 +15,14 @@ use super::PodError;
 use super::retry::now_or_later;
 use super::teardown::{StopOrder, disconnect, end_processes};
 use crate::effects::{
-    MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, link_netns, now_ns, spawn_monitor, write_pod_files,
+    MonitorError, MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, link_netns, make_scope, now_ns, spawn_monitor,
+    spawn_unborn_monitor, write_pod_files,
 };
 use crate::plan::{MONITOR_SOCKET, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
 use crate::request::{NetworkMode, SandboxConfig};
 use crate::store::{PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord, Store};
+use podbox_cgroup::Made;
+use podbox_cgroup::systemd::Slice;
 use podbox_plan::{CgroupEntry, ProcessRef, SandboxId};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -100,11 +103,11 @@ struct Networked<'a>(PauseRunning<'a>);
 
 impl<'a> Reserved<'a> {
     fn begin(node: &'a Arc<Node>, store: &'a Arc<Store>, id: SandboxId, config: SandboxConfig) -> Result<Self, PodError> {
+        let cgroup = pod_cgroup(&config, &node.pod_parent, &id)?;
         let addresses = match config.network {
             NetworkMode::Pod => Some(node.network.reserve(id.as_str())?),
             NetworkMode::Node => None,
         };
-        let cgroup = pod_cgroup(&config, node.config.cgroup.parent.as_str(), &id);
         let record = SandboxRecord {
             version: RECORD_VERSION,
             hostname: sandbox_hostname(&config, &node.facts, &id),
@@ -116,7 +119,8 @@ impl<'a> Reserved<'a> {
             pause: None,
             id,
             config,
-            cgroup,
+            cgroup: cgroup.path,
+            slice: cgroup.slice,
             addresses,
         };
         let reserved = Self { node, store, record };
@@ -133,7 +137,11 @@ impl<'a> Reserved<'a> {
 
     fn write_down(&self) -> Result<SandboxRecord, PodError> {
         tracing::debug!(sandbox = %self.record.id, "begins");
-        let absent = SandboxCgroups::new(&self.record.cgroup, &self.record.id).absent(&self.node.hierarchies)?;
+        let absent = match self.record.slice {
+            None => SandboxCgroups::new(&self.record.cgroup, &self.record.id).absent(&self.node.hierarchies)?,
+            // systemd makes and removes them all.
+            Some(_) => Made::default(),
+        };
         let record = SandboxRecord { cgroup_made: Some(absent), ..self.record.clone() };
         self.store.save_sandbox(&record)?;
         Ok(record)
@@ -143,9 +151,16 @@ impl<'a> Reserved<'a> {
         self.prepare().await?.start_pause().await?.connect().await?.commit()
     }
 
-    /// Cgroups and files on one side, the monitor on the other: neither needs the other, and both wait for the kernel.
+    /// Cgroups and files on one side, the monitor on the other: neither needs the other, and both wait for the kernel. Where
+    /// systemd makes the pod's cgroup, it makes it with the process that the monitor comes from.
     async fn prepare(self) -> Result<Prepared<'a>, PodError> {
-        let (pause_cgroup, monitor) = tokio::join!(self.make_cgroups(), self.start_monitor());
+        let (pause_cgroup, monitor) = match &self.record.slice {
+            None => tokio::join!(self.make_cgroups(), self.start_monitor()),
+            Some(slice) => {
+                let monitor = self.start_monitor_in_scope(slice).await?;
+                (self.make_cgroups().await, Ok(monitor))
+            }
+        };
         let (link, events) = monitor?;
         Ok(Prepared { pause_cgroup: pause_cgroup?, link, events, reserved: self })
     }
@@ -165,11 +180,29 @@ impl<'a> Reserved<'a> {
     async fn start_monitor(&self) -> Result<(MonitorLink, mpsc::Receiver<MonitorEvent>), PodError> {
         let id = &self.record.id;
         let failed = |source| PodError::Monitor { id: id.clone(), source };
-        let folder = self.node.layout.pod(id);
         let (node, of) = (self.node.clone(), id.clone());
         let spawned = tokio::task::spawn_blocking(move || spawn_monitor(&node.programs, &node.layout.pod(&of), MONITOR_SOCKET, &of));
         spawned.await.map_err(|_| PodError::CutOff)?.map_err(failed)?;
+        self.connect_monitor().await
+    }
+
+    async fn start_monitor_in_scope(&self, slice: &Slice) -> Result<(MonitorLink, mpsc::Receiver<MonitorEvent>), PodError> {
+        let id = &self.record.id;
+        let failed = |source| PodError::Monitor { id: id.clone(), source };
+        let (node, of) = (self.node.clone(), id.clone());
+        let spawned = tokio::task::spawn_blocking(move || spawn_unborn_monitor(&node.programs, &node.layout.pod(&of), MONITOR_SOCKET, &of));
+        let unborn = spawned.await.map_err(|_| PodError::CutOff)?.map_err(failed)?;
+        let pid = unborn.pid().ok_or_else(|| failed(MonitorError::Gone))?;
+        let leaf = make_scope(&self.node.hierarchies, slice, id, pid).await?;
+        unborn.be_born_in(&leaf).await.map_err(failed)?;
+        self.connect_monitor().await
+    }
+
+    async fn connect_monitor(&self) -> Result<(MonitorLink, mpsc::Receiver<MonitorEvent>), PodError> {
         self.node.metrics.count_started_monitor();
+        let id = &self.record.id;
+        let failed = |source| PodError::Monitor { id: id.clone(), source };
+        let folder = self.node.layout.pod(id);
         let (link, events) = connect_monitor(&folder, MONITOR_SOCKET).await.map_err(failed)?;
         tracing::debug!(sandbox = %id, pid = link.pid, "the monitor runs");
         Ok((link, events))

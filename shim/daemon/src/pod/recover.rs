@@ -22,11 +22,13 @@ use super::monitor::{Found, Monitor, end_orphaned_commands, end_silent_monitor, 
 use super::teardown::{blocking, end_monitor};
 use crate::chain::Chain;
 use crate::effects::{
-    MonitorError, Node, SandboxCgroups, collect_netns_names, kill_pod_cgroups, now_ns, remove_container_cgroup, unlink_netns,
+    MonitorError, Node, SandboxCgroups, collect_netns_names, end_damaged_scope, kill_pod_cgroups, now_ns, remove_container_cgroup,
+    unlink_netns,
 };
 use crate::request::KILL;
 use crate::store::{ContainerPhase, ContainerRecord, DamagedPod, Loaded, LoadedPod, SandboxPhase, SandboxRecord, Store};
 use futures_util::future::join_all;
+use podbox_cgroup::Driver;
 use podbox_plan::ContainerId;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -63,7 +65,11 @@ async fn end_damaged(node: &Arc<Node>, pod: &DamagedPod) {
     };
     let host = node.clone();
     let removed = blocking(move || Ok(remove_container_cgroup(&host.hierarchies, &path)?)).await;
-    if let Err(error) = killed.and(ended).and(removed) {
+    let scope = match node.facts.cgroup_driver {
+        Driver::Cgroupfs => Ok(()),
+        Driver::Systemd => end_damaged_scope(&pod.id).await.map_err(PodError::from),
+    };
+    if let Err(error) = killed.and(ended).and(removed).and(scope) {
         tracing::error!(sandbox = %pod.id, error = %Chain(&error), "something of a damaged pod remains");
     }
     let _ = unlink_netns(&pod.id);

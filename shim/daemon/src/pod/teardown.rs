@@ -4,7 +4,7 @@ use super::PodError;
 use super::monitor::{Found, end_silent_monitor, find_monitor};
 use super::retry::until_done;
 use crate::effects::{
-    MonitorError, MonitorLink, Node, SandboxCgroups, kill_pod_cgroups, remove_container_cgroup, remove_made, unlink_netns,
+    MonitorError, MonitorLink, Node, SandboxCgroups, end_scope, kill_pod_cgroups, remove_container_cgroup, remove_made, unlink_netns,
 };
 use crate::store::{SandboxRecord, Store};
 use podbox_plan::SandboxId;
@@ -63,7 +63,12 @@ pub(super) async fn end_processes(node: &Arc<Node>, store: &Arc<Store>, record: 
         remove_made(&all)?;
         Ok(store.keep_shared_cgroups(all)?)
     })
-    .await
+    .await?;
+    // A scope of another boot is gone with it, and systemd may be, too.
+    if record.slice.is_some() && record.boot_id == node.facts.boot_id {
+        end_scope(&node.hierarchies, &record.cgroup, &record.id).await?;
+    }
+    Ok(())
 }
 
 /// Ends a pod's monitor, which has been left nothing to watch, over the link that is at hand or else over a new one. It refuses

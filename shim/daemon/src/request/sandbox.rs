@@ -253,6 +253,10 @@ fn cgroup_parent(text: String) -> Result<Option<String>, RequestError> {
     if text.is_empty() {
         return Ok(None);
     }
+    // A slice of systemd's goes by its name alone, too.
+    if text.ends_with(".slice") && !text.contains('/') {
+        return name(FIELD, text).map(Some);
+    }
     let path = absolute_path(FIELD, &text)?;
     if has_parent_component(&path) || path == Path::new("/") {
         return Err(RequestError::invalid(FIELD, "a cgroup below the root, without `..`, is due"));

@@ -9,6 +9,7 @@
 use crate::plan::ContainerPlan;
 use crate::request::{ContainerConfig, SandboxConfig};
 use podbox_cgroup::Made;
+use podbox_cgroup::systemd::Slice;
 use podbox_netns::PodAddresses;
 use podbox_plan::{ContainerId, ExitRecord, SandboxId};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub struct SandboxRecord {
     pub phase: SandboxPhase,
     /// Its cgroup, below the hierarchies' roots.
     pub cgroup: String,
+    /// The slice in which its cgroup is a scope of systemd's; `None`: podbox made the cgroup itself.
+    #[serde(default)]
+    pub slice: Option<Slice>,
     /// The cgroup directories that are podbox's to remove: they were absent.
     pub cgroup_made: Option<Made>,
     /// Its addresses; held until it is stopped. `None` in the node's network.

@@ -11,3 +11,4 @@ mod protocol;
 mod roots;
 mod security;
 mod streams;
+mod unborn;

@@ -26,5 +26,5 @@ fn kill_if_monitor(pid: i32, id: &SandboxId) -> bool {
 
 fn is_monitor(pid: i32, id: &SandboxId) -> bool {
     let wanted = format!("podbox-monitor\0{id}\0");
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted.as_bytes())
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(wanted.as_bytes()))
 }

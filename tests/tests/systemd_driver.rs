@@ -1,0 +1,258 @@
+//! The systemd cgroup driver. These tests need a machine whose first process is systemd, with cgroup v2 alone, and stop and start
+//! units there: `cargo xtask vm --systemd` runs them in a guest. Anywhere else each says so and passes.
+
+use anyhow::{Context, Result, ensure};
+use podbox_proto::v1::{CgroupDriver, PodSandboxState, RuntimeConfigRequest};
+use podbox_tests::host::{cgroup_file, cgroup_hierarchies, runs};
+use podbox_tests::{ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, TestImage, assert_refused, wait};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tonic::Code;
+
+/// Whether systemd is here; says why a test is not run otherwise.
+fn has_systemd(test: &str) -> bool {
+    let v2_alone = cgroup_hierarchies().len() == 1 && Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let here = Path::new("/run/systemd/system").is_dir() && v2_alone;
+    if !here {
+        println!("{test}: not run, since it needs systemd as the first process and cgroup v2 alone");
+    }
+    here
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output().with_context(|| format!("execute {program}"))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{program} {}: {said}", arguments.join(" "));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn units(pattern: &str) -> Result<String> {
+    run("systemctl", &["list-units", "--all", "--plain", "--no-legend", pattern])
+}
+
+async fn daemon() -> Result<Daemon> {
+    Daemon::for_test_with(DaemonOptions { cgroup_driver: "systemd".to_owned(), ..DaemonOptions::default() }).await
+}
+
+fn cgroup_of(pid: i32) -> Result<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    Ok(text.trim().strip_prefix("0::").context("v2 alone")?.to_owned())
+}
+
+fn scope_of(pod: &Pod) -> String {
+    format!("podbox-{}.scope", pod.id)
+}
+
+async fn nothing_is_left(pod: &Pod, slice: &str) -> Result<()> {
+    let scope = scope_of(pod);
+    wait::until_true("the units are gone", || [scope.as_str(), slice].iter().all(|unit| units(unit).is_ok_and(|list| list.is_empty())))
+        .await?;
+    assert!(!Path::new("/run/systemd/transient").join(&scope).exists());
+    Ok(())
+}
+
+/// A slice as the kubelet makes one for a pod, with the pod's limit on it.
+struct PodSlice(String);
+
+impl PodSlice {
+    fn new(name: &str, memory_max: u64) -> Result<Self> {
+        let name = format!("podboxtest{}-{name}.slice", std::process::id());
+        let manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+        let limit = memory_max.to_string();
+        let call = ["StartTransientUnit", "ssa(sv)a(sa(sv))", &name, "replace", "1", "MemoryMax", "t", &limit, "0"];
+        run("busctl", &[["call"].as_slice(), &manager, &call].concat())?;
+        Ok(Self(name))
+    }
+
+    /// `/a.slice/a-b.slice`
+    fn path(&self) -> String {
+        let (above, _) = self.0.split_once('-').expect("two parts");
+        format!("/{above}.slice/{}", self.0)
+    }
+}
+
+impl Drop for PodSlice {
+    fn drop(&mut self) {
+        let above = self.path().split('/').nth(1).unwrap_or_default().to_owned();
+        let _ = run("systemctl", &["stop", &self.0, &above]);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_is_a_delegated_scope_with_a_leaf_for_each_process_and_no_unit_is_left_of_it() -> Result<()> {
+    if !has_systemd("a_pod_is_a_delegated_scope") {
+        return Ok(());
+    }
+    let daemon = daemon().await?;
+    let config = daemon.runtime().runtime_config(RuntimeConfigRequest::default()).await?.into_inner();
+    assert_eq!(config.linux.context("a driver")?.cgroup_driver(), CgroupDriver::Systemd);
+    let pod = daemon.run_pod(&PodSpec::new("scope")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let scope = format!("{}/{}", daemon.cgroup_parent(), scope_of(&pod));
+    assert_eq!(cgroup_of(pod.pause_pid().await?)?, format!("{scope}/{}", pod.id));
+    assert_eq!(cgroup_of(container.pid().await?)?, format!("{scope}/{}", container.id));
+    assert_eq!(cgroup_of(daemon.monitor_of(&pod.id).context("a monitor")?)?, format!("{scope}/monitor"));
+    assert_eq!(cgroup_file(&scope, "cgroup.procs")?, "", "none is in the scope itself");
+    let shown = run("systemctl", &["show", "-p", "Delegate", "-p", "ActiveState", "-p", "TasksMax", &scope_of(&pod)])?;
+    for line in ["Delegate=yes", "ActiveState=active", "TasksMax=infinity"] {
+        assert!(shown.lines().any(|shown| shown == line), "{shown}");
+    }
+    pod.end().await?;
+    nothing_is_left(&pod, daemon.cgroup_parent().trim_start_matches('/')).await
+}
+
+#[tokio::test]
+async fn a_pod_is_in_the_kubelets_slice_which_stays_when_the_pod_goes() -> Result<()> {
+    if !has_systemd("a_pod_is_in_the_kubelets_slice") {
+        return Ok(());
+    }
+    let daemon = daemon().await?;
+    let slice = PodSlice::new("kubelet", 256 << 20)?;
+    // As the kubelet sends it, and by its name alone.
+    for (name, parent) in [("path", slice.path()), ("name", slice.0.clone())] {
+        let pod = daemon.run_pod(&PodSpec::new(name).cgroup_parent(&parent)).await?;
+        assert_eq!(cgroup_of(pod.pause_pid().await?)?, format!("{}/{}/{}", slice.path(), scope_of(&pod), pod.id));
+        pod.end().await?;
+        wait::until_true("the scope is gone", || units(&scope_of(&pod)).is_ok_and(|list| list.is_empty())).await?;
+        assert!(units(&slice.0)?.contains("active"));
+    }
+    assert_eq!(cgroup_file(&slice.path(), "memory.max")?, (256_u64 << 20).to_string());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reload_of_systemd_changes_no_limit_and_moves_nothing() -> Result<()> {
+    if !has_systemd("a_reload_of_systemd") {
+        return Ok(());
+    }
+    let daemon = daemon().await?;
+    let slice = PodSlice::new("reload", 256 << 20)?;
+    let pod = daemon.run_pod(&PodSpec::new("reload").cgroup_parent(&slice.path())).await?;
+    let spec = ContainerSpec::sleeper("a").memory_limit(64 << 20).resources(|resources| {
+        resources.cpu_period = 50_000;
+        resources.cpu_quota = 25_000;
+        resources.cpu_shares = 512;
+        "0".clone_into(&mut resources.cpuset_cpus);
+        resources.unified.insert("pids.max".to_owned(), "17".to_owned());
+    });
+    let container = pod.run(&spec).await?;
+    let cgroup = cgroup_of(container.pid().await?)?;
+    let limits = || -> Result<Vec<String>> {
+        ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus", "pids.max"].iter().map(|file| cgroup_file(&cgroup, file)).collect()
+    };
+    let before = limits()?;
+    assert_eq!((before[0].as_str(), before[1].as_str(), before[4].as_str()), ("67108864", "25000 50000", "17"));
+    run("systemctl", &["daemon-reload"])?;
+    // Another unit's coming is what makes systemd write its neighbours' attributes anew.
+    let other = daemon.run_pod(&PodSpec::new("other").cgroup_parent(&slice.path())).await?;
+    run("systemctl", &["daemon-reexec"])?;
+    assert_eq!(limits()?, before);
+    assert_eq!(cgroup_of(container.pid().await?)?, cgroup);
+    assert_eq!(cgroup_file(&slice.path(), "memory.max")?, (256_u64 << 20).to_string());
+    other.end().await?;
+    assert_eq!(limits()?, before);
+    pod.end().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn pods_outlive_a_killed_daemon_and_the_next_one_removes_their_units() -> Result<()> {
+    if !has_systemd("pods_outlive_a_killed_daemon") {
+        return Ok(());
+    }
+    let mut daemon = daemon().await?;
+    let pod = daemon.run_pod(&PodSpec::new("kept")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let pid = container.pid().await?;
+    daemon.restart().await?;
+    assert_eq!((container.pid().await?, pod.state().await?), (pid, PodSandboxState::SandboxReady));
+    pod.end().await?;
+    nothing_is_left(&pod, daemon.cgroup_parent().trim_start_matches('/')).await
+}
+
+#[tokio::test]
+async fn a_pod_whose_scope_was_stopped_by_hand_is_removed_without_error() -> Result<()> {
+    if !has_systemd("a_pod_whose_scope_was_stopped_by_hand") {
+        return Ok(());
+    }
+    let daemon = daemon().await?;
+    let pod = daemon.run_pod(&PodSpec::new("stopped")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let pid = container.pid().await?;
+    run("systemctl", &["stop", &scope_of(&pod)])?;
+    wait::until_true("its processes end", || !runs(pid)).await?;
+    pod.end().await?;
+    nothing_is_left(&pod, daemon.cgroup_parent().trim_start_matches('/')).await
+}
+
+#[tokio::test]
+async fn a_parent_that_is_no_slice_is_refused_by_name() -> Result<()> {
+    if !has_systemd("a_parent_that_is_no_slice") {
+        return Ok(());
+    }
+    let daemon = daemon().await?;
+    for parent in ["/kubepods/pod1", "/elsewhere/a-b.slice", "a--b.slice", "-.slice", "/a b.slice"] {
+        let refused = daemon.run_pod(&PodSpec::new("bad").cgroup_parent(parent)).await;
+        assert_refused(refused, Code::InvalidArgument, &["cgroup_parent"]);
+    }
+    assert!(daemon.recorded_pods().is_empty());
+    Ok(())
+}
+
+/// The daemon as a service, by the unit file that podbox comes with.
+struct Service {
+    unit: String,
+    file: PathBuf,
+}
+
+impl Service {
+    fn start(daemon: &Daemon) -> Result<Self> {
+        let binary = daemon.command(&[]).get_program().to_string_lossy().into_owned();
+        let command = format!("ExecStart={binary} serve --config {}", daemon.config_file().display());
+        let text = include_str!("../../shim/daemon/podbox.service").replace("ExecStart=/usr/local/bin/podbox serve", &command);
+        assert!(text.contains(&command));
+        let unit = format!("podboxtest{}.service", std::process::id());
+        let file = Path::new("/run/systemd/system").join(&unit);
+        std::fs::write(&file, text)?;
+        let service = Self { unit, file };
+        run("systemctl", &["daemon-reload"])?;
+        run("systemctl", &["start", &service.unit])?;
+        Ok(service)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = run("systemctl", &["stop", &self.unit]);
+        let _ = std::fs::remove_file(&self.file);
+        let _ = run("systemctl", &["daemon-reload"]);
+    }
+}
+
+#[tokio::test]
+async fn stopping_the_service_leaves_pods_running_and_nothing_in_its_cgroup() -> Result<()> {
+    if !has_systemd("stopping_the_service") {
+        return Ok(());
+    }
+    let daemon = Daemon::prepare(&DaemonOptions { cgroup_driver: "systemd".to_owned(), ..DaemonOptions::default() })?;
+    daemon.import(&TestImage::default())?;
+    let service = Service::start(&daemon)?;
+    let pod = daemon.run_pod(&PodSpec::new("service")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let pid = container.pid().await?;
+    run("systemctl", &["stop", &service.unit])?;
+    assert!(runs(pid) && runs(pod_pause(&pod)?), "the pod lives on");
+    let remains = Path::new("/sys/fs/cgroup/system.slice").join(&service.unit).join("cgroup.procs");
+    assert_eq!(std::fs::read_to_string(remains).unwrap_or_default(), "", "no monitor is left where systemd would warn of it");
+    run("systemctl", &["start", &service.unit])?;
+    daemon.client().reconnect();
+    assert_eq!(container.pid().await?, pid);
+    pod.end().await?;
+    nothing_is_left(&pod, daemon.cgroup_parent().trim_start_matches('/')).await
+}
+
+/// The pause process while there is no daemon to ask: the one in its leaf.
+fn pod_pause(pod: &Pod) -> Result<i32> {
+    let found = podbox_tests::host::all_processes().into_iter().find(|pid| cgroup_of(*pid).is_ok_and(|path| path.ends_with(&pod.id)));
+    found.context("pause")
+}
