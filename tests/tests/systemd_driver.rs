@@ -2,11 +2,14 @@
 //! units there: `cargo xtask vm --systemd` runs them in a guest. Anywhere else each says so and passes.
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use podbox_proto::v1::{CgroupDriver, PodSandboxState, RuntimeConfigRequest};
 use podbox_tests::host::{cgroup_file, cgroup_hierarchies, runs};
 use podbox_tests::{ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, TestImage, assert_refused, wait};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 use tonic::Code;
 
 /// Whether systemd is here; says why a test is not run otherwise.
@@ -141,6 +144,7 @@ async fn a_reload_of_systemd_changes_no_limit_and_moves_nothing() -> Result<()> 
         ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus", "pids.max"].iter().map(|file| cgroup_file(&cgroup, file)).collect()
     };
     let before = limits()?;
+    container.sh("mknod /dev/disk b 8 0").await?;
     assert_eq!((before[0].as_str(), before[1].as_str(), before[4].as_str()), ("67108864", "25000 50000", "17"));
     run("systemctl", &["daemon-reload"])?;
     // Another unit's coming is what makes systemd write its neighbours' attributes anew.
@@ -149,6 +153,8 @@ async fn a_reload_of_systemd_changes_no_limit_and_moves_nothing() -> Result<()> 
     assert_eq!(limits()?, before);
     assert_eq!(cgroup_of(container.pid().await?)?, cgroup);
     assert_eq!(cgroup_file(&slice.path(), "memory.max")?, (256_u64 << 20).to_string());
+    let denied = container.exec(&["/bin/sh", "-c", "exec 3</dev/disk"]).await?;
+    assert!(denied.stderr.contains("Operation not permitted"), "{denied:?}");
     other.end().await?;
     assert_eq!(limits()?, before);
     pod.end().await?;
@@ -199,6 +205,85 @@ async fn a_parent_that_is_no_slice_is_refused_by_name() -> Result<()> {
     Ok(())
 }
 
+/// At moments spread over the making of a pod: before the scope, with the placeholder in it, with the monitor, with pause.
+#[tokio::test]
+async fn a_daemon_that_is_killed_while_it_makes_a_pod_leaves_no_unit() -> Result<()> {
+    if !has_systemd("a_daemon_that_is_killed_while_it_makes_a_pod") {
+        return Ok(());
+    }
+    const MOMENTS: u32 = 12;
+    let mut daemon = daemon().await?;
+    let begun = Instant::now();
+    daemon.run_pod(&PodSpec::new("undisturbed")).await?.end().await?;
+    let undisturbed = begun.elapsed();
+    for moment in 0..MOMENTS {
+        let (client, logs) = (daemon.client(), daemon.logs());
+        let call = tokio::spawn(async move { Pod::run_new(&client, &logs, &PodSpec::new("cut-off")).await });
+        tokio::time::sleep(undisturbed * moment / MOMENTS).await;
+        daemon.restart().await?;
+        // What was made whole is the caller's to end, whether the caller heard of it or not.
+        drop(call.await);
+        for pod in daemon.client().pods().await? {
+            Pod::adopt(&daemon.client(), &pod.id, podbox_proto::v1::PodSandboxConfig::default()).end().await?;
+        }
+        let slice = daemon.cgroup_parent().trim_start_matches('/').to_owned();
+        wait::until_true("the slice is gone, and all scopes in it", || units(&slice).is_ok_and(|list| list.is_empty())).await?;
+        assert!(!Path::new("/sys/fs/cgroup").join(&slice).exists(), "moment {moment}");
+        assert!(daemon.recorded_pods().is_empty(), "moment {moment}");
+    }
+    Ok(())
+}
+
+/// Nobody can stop what nobody can name any more: with a monitor that can be asked, and without.
+#[tokio::test]
+async fn what_runs_by_a_damaged_record_is_ended_with_its_unit() -> Result<()> {
+    if !has_systemd("what_runs_by_a_damaged_record") {
+        return Ok(());
+    }
+    let mut daemon = daemon().await?;
+    let slice = PodSlice::new("damaged", 256 << 20)?;
+    let (mut pods, mut pids) = (Vec::new(), Vec::new());
+    for name in ["watched", "unwatched"] {
+        let pod = daemon.run_pod(&PodSpec::new(name).cgroup_parent(&slice.path())).await?;
+        pids.extend([pod.run(&ContainerSpec::sleeper("a")).await?.pid().await?, pod.pause_pid().await?]);
+        pods.push(pod);
+    }
+    daemon.kill_9()?;
+    kill(Pid::from_raw(daemon.monitor_of(&pods[1].id).context("a monitor")?), Signal::SIGKILL)?;
+    assert!(pids.iter().all(|pid| runs(*pid)), "they run on without it");
+    for pod in &pods {
+        std::fs::write(daemon.state_dir().join("pods").join(&pod.id).join("sandbox.json"), "{")?;
+    }
+    daemon.start_again().await?;
+    wait::until_true("all of it is ended", || !pids.iter().any(|pid| runs(*pid))).await?;
+    for pod in &pods {
+        wait::until_true("the monitor is gone", || daemon.monitor_of(&pod.id).is_none()).await?;
+        wait::until_true("the scope is gone", || units(&scope_of(pod)).is_ok_and(|list| list.is_empty())).await?;
+    }
+    assert!(units(&slice.0)?.contains("active"), "the slice is the kubelet's");
+    Ok(())
+}
+
+/// systemd stops a unit of which the kernel killed a process for memory (`OOMPolicy=`), but no delegated one.
+#[tokio::test]
+async fn a_container_that_is_killed_for_memory_takes_no_other_along() -> Result<()> {
+    if !has_systemd("a_container_that_is_killed_for_memory") {
+        return Ok(());
+    }
+    let daemon = daemon().await?;
+    let pod = daemon.run_pod(&PodSpec::new("memory")).await?;
+    let other = pod.run(&ContainerSpec::sleeper("other")).await?;
+    let pid = other.pid().await?;
+    let hungry = pod.run(&ContainerSpec::shell("hungry", "exec tail /dev/zero").memory_limit(24 << 20)).await?;
+    let status = hungry.exited().await?;
+    assert_eq!((status.exit_code, &*status.reason), (137, "OOMKilled"));
+    // It would come some time after the kill; another job is another reason for systemd to have looked at all that happened.
+    run("systemctl", &["daemon-reload"])?;
+    assert_eq!(run("systemctl", &["show", "--value", "-p", "ActiveState", &scope_of(&pod)])?, "active");
+    assert_eq!((other.pid().await?, pod.state().await?), (pid, PodSandboxState::SandboxReady));
+    Ok(pod.end().await?)
+}
+
 /// The daemon as a service, by the unit file that podbox comes with.
 struct Service {
     unit: String,
@@ -240,6 +325,7 @@ async fn stopping_the_service_leaves_pods_running_and_nothing_in_its_cgroup() ->
     let pod = daemon.run_pod(&PodSpec::new("service")).await?;
     let container = pod.run(&ContainerSpec::sleeper("a")).await?;
     let pid = container.pid().await?;
+    assert_eq!(container.sh("ulimit -n").await?, "1024", "the unit's limit, not the daemon's own");
     run("systemctl", &["stop", &service.unit])?;
     assert!(runs(pid) && runs(pod_pause(&pod)?), "the pod lives on");
     let remains = Path::new("/sys/fs/cgroup/system.slice").join(&service.unit).join("cgroup.procs");
