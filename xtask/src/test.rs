@@ -1,10 +1,11 @@
 //! `cargo xtask test`: every test there is.
 //!
 //! The binary is built first, since the end-to-end tests run it; then cargo runs all tests of the workspace, and goes on after
-//! one that fails, so that one call tells of every failure. cargo's own output is shown as it comes; the total goes to standard error.
+//! one that fails, so that one call tells of every failure; then those for which the kernel matters run in guests ([`vm`]), unless
+//! only some tests were asked for. cargo's own output is shown as it comes; the total goes to standard error.
 
 use crate::build::{self, Profile};
-use crate::setup;
+use crate::{setup, vm};
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -40,8 +41,17 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let took = started.elapsed().as_secs();
     // Not among what cargo prints, which others may want to read.
     eprintln!("all test programs: {passed} passed; {failed} failed; {ignored} ignored; finished in {took} s");
+    let guests = if args.arguments.is_empty() { in_guests() } else { Ok(()) };
     ensure!(status.success(), "cargo test: {status}");
-    Ok(())
+    guests
+}
+
+fn in_guests() -> Result<()> {
+    if !vm::CAN_BOOT {
+        eprintln!("not run: tests in guests, which are made on x86_64 only");
+        return Ok(());
+    }
+    vm::run(&vm::VmArgs::of_test())
 }
 
 /// Of all `test result:` lines.

@@ -23,11 +23,14 @@ mod qemu;
 mod report;
 
 use crate::{build, setup};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use guest::Guest;
 use report::Report;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Whether guests can be made here: their kernel and their machine are those of this architecture.
+pub(crate) const CAN_BOOT: bool = cfg!(target_arch = "x86_64");
 
 /// Which guests to boot, and which tests to run in them.
 #[derive(Debug, clap::Args)]
@@ -35,14 +38,14 @@ pub(crate) struct VmArgs {
     /// Only the guest with this version of cgroups.
     #[arg(long, value_enum)]
     cgroup: Option<guest::Cgroup>,
-    /// The guest with systemd as its first process, podbox's unit, and the systemd driver.
+    /// Only the guest with systemd as its first process, which started podbox from its unit.
     #[arg(long, conflicts_with = "cgroup")]
     systemd: bool,
     /// Every test program; without it only those for which the kernel makes a difference.
     #[arg(long)]
     all: bool,
-    /// How pods' cgroups are made in the guest with systemd.
-    #[arg(long, value_enum, default_value = "systemd", requires = "systemd")]
+    /// Who makes pods' cgroups in the guest with systemd, where a test does not choose.
+    #[arg(long, value_enum, default_value = "cgroupfs")]
     driver: guest::Driver,
     /// Keep the console's log and the initramfs after a success, too.
     #[arg(long)]
@@ -54,15 +57,15 @@ pub(crate) struct VmArgs {
 impl VmArgs {
     /// What is part of `cargo xtask test`.
     pub(crate) fn of_test() -> Self {
-        let driver = guest::Driver::Systemd;
-        Self { cgroup: None, systemd: false, all: false, driver, keep: false, filters: Vec::new() }
+        Self { cgroup: None, systemd: false, all: false, driver: guest::Driver::Cgroupfs, keep: false, filters: Vec::new() }
     }
 
     fn guests(&self) -> Vec<Guest> {
+        let systemd = Guest::Systemd(self.driver);
         match (self.systemd, self.cgroup) {
-            (true, _) => vec![Guest::Systemd(self.driver)],
+            (true, _) => vec![systemd],
             (false, Some(version)) => vec![Guest::Plain(version)],
-            (false, None) => vec![Guest::Plain(guest::Cgroup::V2), Guest::Plain(guest::Cgroup::V1)],
+            (false, None) => vec![Guest::Plain(guest::Cgroup::V2), Guest::Plain(guest::Cgroup::V1), systemd],
         }
     }
 }
@@ -75,7 +78,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
     setup::ensure_ready()?;
     setup::ensure_ready_for_guests()?;
     let folder = folder()?;
-    let programs = programs::build(args.all, &args.filters)?;
+    let programs = programs::build()?;
     let kernel = kernel::fetch(&folder)?;
     let root = disk::root(&folder)?;
     let payload = disk::payload(&folder, &programs)?;
@@ -93,17 +96,18 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
 
 /// What all guests are made of.
 struct Boot<'a> {
-    folder: &'a std::path::Path,
+    folder: &'a Path,
     kernel: &'a kernel::Kernel,
     programs: &'a programs::Programs,
-    disks: [&'a std::path::Path; 2],
+    disks: [&'a Path; 2],
 }
 
 fn boot(guest: Guest, args: &VmArgs, boot: &Boot<'_>) -> Result<Report> {
     eprintln!("booting Linux {} with {guest}", boot.kernel.release);
     let started = Instant::now();
     let initramfs = boot.folder.join(format!("{}.cpio", guest.name()));
-    initramfs::write(&initramfs, boot.kernel, &guest.settings(&boot.programs.filters), &boot.programs.names())?;
+    let selection = boot.programs.select(guest, args.all, &args.filters);
+    initramfs::write(&initramfs, boot.kernel, &guest.settings(&selection.filters), &selection.programs)?;
     let console = boot.folder.join(format!("{}.console", guest.name()));
     let machine = qemu::Machine { kernel: &boot.kernel.image, initramfs: &initramfs, disks: &boot.disks, console: &console };
     let mut report = Report::new(guest.to_string());
@@ -121,9 +125,7 @@ fn boot(guest: Guest, args: &VmArgs, boot: &Boot<'_>) -> Result<Report> {
 
 /// Where everything that is fetched and made stays.
 fn folder() -> Result<PathBuf> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("guests are made on x86_64 only");
-    }
+    ensure!(CAN_BOOT, "guests are made on x86_64 only");
     let folder = build::target_folder()?.join("vm");
     std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     Ok(folder)

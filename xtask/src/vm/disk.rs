@@ -30,7 +30,10 @@ const FOLDERS: [(&str, u32); 10] = [
 
 /// Files that are made when packages are installed, and no more than the tests and systemd ask for.
 const FILES: [(&str, &str); 6] = [
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nmessagebus:x:100:101::/nonexistent:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"),
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nmessagebus:x:100:101::/nonexistent:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+    ),
     ("etc/group", "root:x:0:\ntty:x:5:\nmessagebus:x:101:\nsystemd-journal:x:102:\nnogroup:x:65534:\n"),
     ("etc/hostname", "podbox-vm\n"),
     ("etc/hosts", "127.0.0.1 localhost podbox-vm\n"),
@@ -85,7 +88,8 @@ fn complete_root(root: &Path) -> Result<()> {
     }
     let applets = Command::new(root.join("bin/busybox")).arg("--list").output().context("list busybox's applets")?;
     for applet in String::from_utf8_lossy(&applets.stdout).lines() {
-        let is_there = ["bin", "sbin", "usr/bin", "usr/sbin"].iter().any(|folder| root.join(folder).join(applet).symlink_metadata().is_ok());
+        let is_there =
+            ["bin", "sbin", "usr/bin", "usr/sbin"].iter().any(|folder| root.join(folder).join(applet).symlink_metadata().is_ok());
         if !is_there {
             symlink("busybox", root.join("bin").join(applet)).with_context(|| format!("link {applet}"))?;
         }

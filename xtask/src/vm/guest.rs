@@ -99,6 +99,8 @@ mod tests {
         let lines: Vec<&str> = settings.lines().collect();
         assert!(lines.contains(&"CGROUP=v1") && lines.contains(&"DRIVER=cgroupfs"), "{settings}");
         assert!(lines.contains(&"FILTERS='a_test module::other'"), "{settings}");
-        assert!(lines.iter().all(|line| line.split_once('=').is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_uppercase() || c == '_'))));
+        assert!(
+            lines.iter().all(|line| line.split_once('=').is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_uppercase() || c == '_')))
+        );
     }
 }

@@ -7,18 +7,18 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
 
-/// What the guest runs.
-const SCRIPTS: [(&str, &str); 3] = [
-    ("boot", include_str!("guest/boot")),
-    ("run-tests", include_str!("guest/run-tests")),
-    ("podbox-vm.service", include_str!("guest/podbox-vm.service")),
+/// What the guest runs: name, mode, text.
+const SCRIPTS: [(&str, u32, &str); 3] = [
+    ("boot", 0o755, include_str!("guest/boot")),
+    ("run-tests", 0o755, include_str!("guest/run-tests")),
+    ("podbox-vm.service", 0o644, include_str!("guest/podbox-vm.service")),
 ];
 
 /// Writes the initramfs for a boot.
 ///
 /// # Errors
 /// A part is missing, or the file cannot be written.
-pub(super) fn write(path: &Path, kernel: &Kernel, settings: &str, programs: &[&str]) -> Result<()> {
+pub(super) fn write(path: &Path, kernel: &Kernel, settings: &str, programs: &[String]) -> Result<()> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "modules", "vm"] {
         archive.folder(folder);
@@ -34,8 +34,8 @@ pub(super) fn write(path: &Path, kernel: &Kernel, settings: &str, programs: &[&s
         order += &format!("{name}\n");
     }
     archive.file("modules/order", 0o644, order.as_bytes());
-    for (name, text) in SCRIPTS {
-        archive.file(&format!("vm/{name}"), 0o755, text.as_bytes());
+    for (name, mode, text) in SCRIPTS {
+        archive.file(&format!("vm/{name}"), mode, text.as_bytes());
     }
     let unit = build::workspace().join("shim/daemon/podbox.service");
     archive.file("vm/podbox.service", 0o644, &fs::read(&unit).with_context(|| format!("read {}", unit.display()))?);
@@ -102,12 +102,14 @@ mod tests {
         archive.file("a/odd", 0o755, b"12345");
         archive.file("a/empty", 0o644, b"");
         podbox_tests::host::install_packages().expect("busybox");
-        let mut busybox = Command::new("/bin/busybox").args(["cpio", "-tv"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run");
+        let mut busybox =
+            Command::new("/bin/busybox").args(["cpio", "-tv"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run");
         busybox.stdin.take().expect("a pipe").write_all(&archive.finish()).expect("write");
         let output = busybox.wait_with_output().expect("wait");
         assert!(output.status.success());
         let listed = String::from_utf8(output.stdout).expect("text");
-        let lines: Vec<(&str, &str)> = listed.lines().filter_map(|line| Some((line.split(' ').next()?, line.rsplit(' ').next()?))).collect();
+        let lines: Vec<(&str, &str)> =
+            listed.lines().filter_map(|line| Some((line.split(' ').next()?, line.rsplit(' ').next()?))).collect();
         assert_eq!(lines, [("drwxr-xr-x", "a"), ("-rwxr-xr-x", "a/odd"), ("-rw-r--r--", "a/empty")]);
     }
 }
