@@ -9,7 +9,7 @@
 use crate::daemon::Daemon;
 use crate::host;
 use crate::network::links_of;
-use crate::wait::DEADLINE;
+use crate::wait::{DEADLINE, scaled};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -55,7 +55,7 @@ impl Census {
     /// # Errors
     /// As [`Census::take`], or it never comes to rest.
     pub async fn at_rest(daemon: &Daemon) -> Result<Self> {
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + scaled(DEADLINE);
         let (mut last, mut since) = (Self::take(daemon)?, Instant::now());
         while since.elapsed() < REST {
             tokio::time::sleep(STEP).await;
@@ -99,11 +99,12 @@ impl Census {
         self.found.iter().map(|(kind, found)| (*kind, found))
     }
 
-    /// Waits until a daemon has exactly what it had.
+    /// Waits until a daemon has exactly what it had; the patience is scaled.
     ///
     /// # Errors
     /// The differences that are left when the time is over.
     pub async fn settle(daemon: &Daemon, before: &Self, patience: Duration) -> Result<()> {
+        let patience = scaled(patience);
         let end = Instant::now() + patience;
         loop {
             let differences = Self::take(daemon)?.diff(before);

@@ -222,7 +222,7 @@ impl Daemon {
     }
 
     async fn answers(&mut self) -> Result<()> {
-        let end = std::time::Instant::now() + wait::DEADLINE;
+        let end = std::time::Instant::now() + wait::scaled(wait::DEADLINE);
         loop {
             if self.client.version().await.is_ok() {
                 return Ok(());

@@ -1,7 +1,7 @@
 //! By what everything that belongs to a daemon can be found, even when the test that started it is no more: its directory, its
 //! cgroup and its network namespace.
 
-use crate::host;
+use crate::{host, wait};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -79,7 +79,7 @@ impl Footprint {
 
     /// Until none is left: what forks faster than it is killed ends in the next round.
     fn kill_processes(&self) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + wait::scaled(PATIENCE);
         loop {
             let left: Vec<i32> = host::all_processes().into_iter().filter(|pid| self.holds(*pid) && host::runs(*pid)).collect();
             if left.is_empty() {
@@ -126,7 +126,7 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
 
 fn remove_cgroups(parent: &str) {
     for (_, root) in host::cgroup_hierarchies() {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + wait::scaled(PATIENCE);
         let top = root.join(parent.trim_start_matches('/'));
         // The processes are killed; their cgroups empty a moment later.
         while top.exists() && Instant::now() < end {

@@ -40,6 +40,16 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// What the line begins with that a test prints when it cannot run here.
+pub const SKIPPED: &str = "skipped ";
+
+/// Says that the test that calls this cannot run on this machine for want of something, past the capture of test output. The test
+/// then returns: whoever reads the results finds it among those that were skipped, with the reason.
+pub fn lacks(what: &str) {
+    let thread = std::thread::current();
+    say(&format!("{SKIPPED}{}: this machine has no {what}", thread.name().unwrap_or("a test")));
+}
+
 /// Prints what the test harness keeps to itself unless the test fails.
 #[allow(clippy::print_stderr)]
 pub(crate) fn show(text: &str) {

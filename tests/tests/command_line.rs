@@ -76,7 +76,7 @@ async fn systemd_is_told_when_the_daemon_serves_and_when_it_stops() -> Result<()
     let daemon = Daemon::prepare(&DaemonOptions::default())?;
     let path = daemon.directory().join("notify");
     let socket = UnixDatagram::bind(&path)?;
-    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+    socket.set_read_timeout(Some(wait::scaled(Duration::from_secs(30))))?;
     let mut command = daemon.command(&["serve"]);
     command.env("NOTIFY_SOCKET", &path);
     let mut child = daemon.network().run(|| command.spawn().context("execute podbox"))?;

@@ -11,8 +11,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
-/// Moments for each call.
-const MOMENTS: u32 = 24;
+/// Moments for each call: 24, and fewer where each takes long.
+fn moments() -> u32 {
+    (24 / wait::slowness()).max(4)
+}
 
 /// How long each call takes undisturbed.
 #[derive(Debug, Default)]
@@ -29,7 +31,7 @@ struct Durations {
 /// The moment of a round within a call: the last ones are after its end.
 fn moment(round: u32, call: Duration) -> Duration {
     // Not evenly spaced in each test: the rounds of one call are those of another shifted.
-    call * (10 * round + round % 7) / (8 * MOMENTS)
+    call * (10 * round + round % 7) / (8 * moments())
 }
 
 /// A daemon with a pod that must notice nothing.
@@ -149,7 +151,7 @@ async fn timed<T>(call: impl Future<Output = Result<T, Status>>) -> Result<(T, D
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_the_middle_of_run_pod_sandbox() -> Result<()> {
     let mut sweep = Sweep::begin().await?;
-    for round in 0..2 * MOMENTS {
+    for round in 0..2 * moments() {
         let spec = PodSpec::new(&format!("run{round}"));
         let (client, logs, asked) = (sweep.client(), sweep.daemon.logs(), spec.clone());
         let after = moment(round / 2, sweep.durations.run);
@@ -174,7 +176,7 @@ async fn in_the_middle_of_run_pod_sandbox() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_the_middle_of_create_and_start_container() -> Result<()> {
     let mut sweep = Sweep::begin().await?;
-    for round in 0..MOMENTS {
+    for round in 0..moments() {
         let pod = sweep.daemon.run_pod(&PodSpec::new(&format!("pod{round}"))).await?;
         let spec = ContainerSpec::sleeper("c");
         let (asked, of) = (spec.clone(), pod.clone());
@@ -208,7 +210,7 @@ async fn in_the_middle_of_stop_and_remove_container() -> Result<()> {
     let pod = sweep.daemon.run_pod(&PodSpec::new("pod")).await?;
     pod.create(&ContainerSpec::sleeper("first")).await?.remove().await?;
     sweep.before = Census::at_rest(&sweep.daemon).await?.without("descriptor");
-    for round in 0..MOMENTS {
+    for round in 0..moments() {
         let container = pod.run(&ContainerSpec::sleeper("c")).await?;
         let target = container.clone();
         if round % 2 == 0 {
@@ -231,7 +233,7 @@ async fn in_the_middle_of_stop_and_remove_container() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_the_middle_of_stop_and_remove_pod_sandbox() -> Result<()> {
     let mut sweep = Sweep::begin().await?;
-    for round in 0..2 * MOMENTS {
+    for round in 0..2 * moments() {
         let pod = sweep.daemon.run_pod(&PodSpec::new(&format!("pod{round}"))).await?;
         pod.run(&ContainerSpec::sleeper("c")).await?;
         let target = pod.clone();
@@ -258,10 +260,10 @@ async fn in_the_middle_of_the_take_over() -> Result<()> {
     let begun = Instant::now();
     sweep.daemon.restart().await?;
     let take_over = begun.elapsed();
-    for round in 0..MOMENTS {
+    for round in 0..moments() {
         let spec = PodSpec::new(&format!("pod{round}"));
         let (client, logs, asked) = (sweep.client(), sweep.daemon.logs(), spec.clone());
-        let after = moment(7 * round % MOMENTS, sweep.durations.run);
+        let after = moment(7 * round % moments(), sweep.durations.run);
         let _ = sweep.crash(after, async move { Pod::run_new(&client, &logs, &asked).await }).await?;
         sweep.daemon.kill_9()?;
         sweep.daemon.spawn()?;

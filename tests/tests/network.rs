@@ -151,7 +151,7 @@ async fn what_leaves_the_node_carries_the_nodes_address() -> Result<()> {
         let connect = ["/bin/sh", "-c", &connect];
         // The connection is closed at once: that is what ends the client.
         let peer = async { listener.accept().await.map(|(_, from)| from) };
-        let (connected, peer) = tokio::join!(client.exec(&connect), tokio::time::timeout(wait::DEADLINE, peer));
+        let (connected, peer) = tokio::join!(client.exec(&connect), tokio::time::timeout(wait::scaled(wait::DEADLINE), peer));
         let from = peer.with_context(|| format!("{address}: {connected:?}"))??;
         assert_eq!(from.ip(), node.parse::<IpAddr>()?, "{address}");
     }

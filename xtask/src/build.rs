@@ -36,6 +36,21 @@ pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
 }
 
+/// Where cargo puts what it builds.
+///
+/// # Errors
+/// cargo fails.
+pub(crate) fn target_folder() -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let output = cargo().args(["metadata", "--locked", "--no-deps", "--format-version", "1"]).output().context("start cargo")?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Metadata = serde_json::from_slice(&output.stdout).context("parse what cargo metadata says")?;
+    Ok(metadata.target_directory)
+}
+
 /// Builds the program `name` of `package`, alone, so that no other crate's wishes change what it is made of. Its path.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ mod interrupt;
 mod setup;
 mod terminal;
 mod test;
+mod vm;
 
 use anyhow::Result;
 use clap::Parser;
@@ -26,6 +27,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run every test there is.
     Test(test::TestArgs),
+    /// Run the end-to-end tests on Debian's kernel in virtual machines, with cgroup v2, with v1, or with systemd.
+    Vm(vm::VmArgs),
     /// Check everything that must hold before anything is tested.
     Check(check::CheckArgs),
     /// Measure podbox beside the floor: the same work in bare system calls.
@@ -55,6 +58,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Codegen { check } => codegen::run(check),

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// One thing, the Debian package that brings it, and what it is for.
 struct Need {
@@ -20,13 +20,35 @@ const NEEDS: &[Need] = &[
     Need { package: "libc6-dev", purpose: "the static C library that the monitor is linked with", is_there: static_libc },
 ];
 
-/// Makes sure that everything is there; says on standard error what it installs.
+/// What it takes to boot guests, beside the above.
+const NEEDS_OF_GUESTS: &[Need] = &[
+    Need { package: "qemu-system-x86", purpose: "the machine emulator", is_there: || in_path("qemu-system-x86_64") },
+    Need { package: "e2fsprogs", purpose: "mke2fs, which makes the guests' disks", is_there: || Path::new("/sbin/mke2fs").exists() },
+    Need { package: "binutils", purpose: "strip, which makes the guests' programs small", is_there: || in_path("strip") },
+    Need { package: "util-linux", purpose: "setpriv, by which a guest ends with the command", is_there: || in_path("setpriv") },
+];
+
+/// Makes sure that everything is there to build podbox and to run pods; says on standard error what it installs.
 ///
 /// # Errors
 /// Not root; or something is missing and there is no apt-get, or it fails.
 pub(crate) fn ensure_ready() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "pods need root: run this as root");
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.is_there)()).collect();
+    satisfy(NEEDS)?;
+    podbox_tests::host::install_packages()
+}
+
+/// Makes sure that everything is there to boot guests; says on standard error what it installs.
+///
+/// # Errors
+/// Something is missing and there is no apt-get, or it fails; or this is no Debian, whose packages guests are made of.
+pub(crate) fn ensure_ready_for_guests() -> Result<()> {
+    ensure!(in_path("apt-get") && in_path("dpkg-deb"), "guests are made of Debian's packages, and this machine has no apt-get");
+    satisfy(NEEDS_OF_GUESTS)
+}
+
+fn satisfy(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.is_there)()).collect();
     if !missing.is_empty() {
         let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
         eprintln!("installing Debian packages: {}", packages.join(" "));
@@ -36,7 +58,7 @@ pub(crate) fn ensure_ready() -> Result<()> {
     if let Some(need) = missing.iter().find(|need| !(need.is_there)()) {
         bail!("{} is installed, but {} is still not there", need.package, need.purpose);
     }
-    podbox_tests::host::install_packages()
+    Ok(())
 }
 
 /// The package lists are fetched only if those that are there do not do.
@@ -46,17 +68,32 @@ fn install(packages: &[&str]) -> Result<()> {
     if apt_get(&install).is_ok() {
         return Ok(());
     }
-    apt_get(&["update"])?;
+    update_package_lists()?;
     apt_get(&install)
 }
 
-/// What it says is shown only if it fails: it is long, and the rest has been said.
+/// A fresh machine has none.
+///
+/// # Errors
+/// apt-get fails.
+pub(crate) fn update_package_lists() -> Result<()> {
+    apt_get(&["update"])
+}
+
 fn apt_get(arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new("apt-get");
-    command.args(["-o", "DPkg::Lock::Timeout=120", "-q"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    let output = command.output().context("start apt-get")?;
+    command("apt-get", &[&["-o", "DPkg::Lock::Timeout=120", "-q"], arguments].concat(), Path::new("/"))
+}
+
+/// Runs a program of the system's. What it says is shown only if it fails: it is long, and the rest has been said.
+///
+/// # Errors
+/// It is not there, or fails; what it said is in the error.
+pub(crate) fn command(program: &str, arguments: &[&str], folder: &Path) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(folder).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    let output = command.output().with_context(|| format!("start {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "apt-get {}: {}\n{}", arguments.join(" "), output.status, said.trim_end());
+    ensure!(output.status.success(), "{program} {}: {}\n{}", arguments.join(" "), output.status, said.trim_end());
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! `cargo xtask test`: every test there is.
 //!
 //! The binary is built first, since the end-to-end tests run it; then cargo runs all tests of the workspace, and goes on after
-//! one that fails, so that one call tells of every failure. cargo's own output is shown as it comes; the total goes to standard error.
+//! one that fails, so that one call tells of every failure; then those for which the kernel matters run in guests ([`vm`]), unless
+//! only some tests were asked for. cargo's own output is shown as it comes; the total goes to standard error.
 
 use crate::build::{self, Profile};
-use crate::setup;
+use crate::{setup, vm};
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -40,21 +41,30 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let took = started.elapsed().as_secs();
     // Not among what cargo prints, which others may want to read.
     eprintln!("all test programs: {passed} passed; {failed} failed; {ignored} ignored; finished in {took} s");
+    let guests = if args.arguments.is_empty() { in_guests() } else { Ok(()) };
     ensure!(status.success(), "cargo test: {status}");
-    Ok(())
+    guests
+}
+
+fn in_guests() -> Result<()> {
+    if !vm::CAN_BOOT {
+        eprintln!("not run: tests in guests, which are made on x86_64 only");
+        return Ok(());
+    }
+    vm::run(&vm::VmArgs::of_test())
 }
 
 /// Of all `test result:` lines.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
 }
 
 impl Totals {
     /// Takes `test result: ok. 3 passed; 0 failed; 1 ignored; …`; other lines say nothing.
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else { return };
         for count in counts.split("; ") {
             let Some((Ok(number), what)) = count.split_once(' ').map(|(number, what)| (number.parse::<u64>(), what)) else { continue };
@@ -65,6 +75,11 @@ impl Totals {
                 _ => {}
             }
         }
+    }
+
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { passed: self.passed + other.passed, failed: self.failed + other.failed, ignored: self.ignored + other.ignored }
     }
 }
 

@@ -1,0 +1,106 @@
+//! The kinds of guests, and what makes one differ from another.
+
+use std::fmt;
+
+/// A version of cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Cgroup {
+    /// One hierarchy with all controllers.
+    V2,
+    /// A hierarchy a controller, and none of version 2 beside them.
+    V1,
+}
+
+/// Who makes the pods' cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Driver {
+    Systemd,
+    Cgroupfs,
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Systemd => "systemd",
+            Self::Cgroupfs => "cgroupfs",
+        })
+    }
+}
+
+/// A guest to boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guest {
+    /// A script is its first process; the cgroupfs driver.
+    Plain(Cgroup),
+    /// systemd is its first process and started podbox from its unit; cgroups of version 2.
+    Systemd(Driver),
+}
+
+/// How much longer than on a machine of today everything may take: what is emulated runs 10 to 20 times slower.
+const SLOWNESS: u32 = 8;
+/// Two processors; more tests at a time only make each one slower.
+const TEST_THREADS: u32 = 2;
+/// A test program that runs longer hangs: it is aborted, and the next one runs.
+const PROGRAM_SECONDS_MAX: u32 = 600;
+
+impl Guest {
+    /// For file names.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Plain(Cgroup::V2) => "cgroup-v2",
+            Self::Plain(Cgroup::V1) => "cgroup-v1",
+            Self::Systemd(_) => "systemd",
+        }
+    }
+
+    /// What the guest's scripts read: assignments of a shell. The filters are parts of Rust's names, so no character of theirs is special.
+    pub(super) fn settings(self, filters: &[String]) -> String {
+        let (init, cgroup, driver) = match self {
+            Self::Plain(Cgroup::V2) => ("/run/vm/boot", "v2", Driver::Cgroupfs),
+            Self::Plain(Cgroup::V1) => ("/run/vm/boot", "v1", Driver::Cgroupfs),
+            Self::Systemd(driver) => ("/lib/systemd/systemd", "v2", driver),
+        };
+        let filters = filters.join(" ");
+        format!(
+            "INIT={init}\nCGROUP={cgroup}\nDRIVER={driver}\nSLOWNESS={SLOWNESS}\nTHREADS={TEST_THREADS}\n\
+             PROGRAM_SECONDS_MAX={PROGRAM_SECONDS_MAX}\nFILTERS='{filters}'\n"
+        )
+    }
+
+    /// Of the kernel. A panic ends the machine at once; AppArmor is on.
+    pub(super) fn kernel_arguments(self) -> String {
+        let common = "console=ttyS0 panic=-1 oops=panic apparmor=1 security=apparmor random.trust_cpu=on mitigations=off";
+        match self {
+            Self::Plain(_) => format!("{common} loglevel=5"),
+            Self::Systemd(_) => {
+                format!("{common} loglevel=5 systemd.unit=multi-user.target systemd.show_status=false systemd.unified_cgroup_hierarchy=1")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(Cgroup::V2) => f.write_str("cgroup v2"),
+            Self::Plain(Cgroup::V1) => f.write_str("cgroup v1"),
+            Self::Systemd(driver) => write!(f, "systemd and the {driver} driver"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_assignments_that_a_shell_reads() {
+        let settings = Guest::Plain(Cgroup::V1).settings(&["a_test".to_owned(), "module::other".to_owned()]);
+        let lines: Vec<&str> = settings.lines().collect();
+        assert!(lines.contains(&"CGROUP=v1") && lines.contains(&"DRIVER=cgroupfs"), "{settings}");
+        assert!(lines.contains(&"FILTERS='a_test module::other'"), "{settings}");
+        assert!(
+            lines.iter().all(|line| line.split_once('=').is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_uppercase() || c == '_')))
+        );
+    }
+}
