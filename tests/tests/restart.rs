@@ -202,7 +202,7 @@ async fn a_killed_monitor_costs_its_pod_and_no_other() -> Result<()> {
         if daemon_is_down {
             daemon.kill_9()?;
         }
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL)?;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), Signal::SIGKILL)?;
         if daemon_is_down {
             daemon.start_again().await?;
         }
@@ -234,7 +234,7 @@ async fn a_killed_pause_makes_the_pod_not_ready_and_its_containers_run_on_until_
         if daemon_is_down {
             daemon.kill_9()?;
         }
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pause), nix::sys::signal::Signal::SIGKILL)?;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pause), Signal::SIGKILL)?;
         if daemon_is_down {
             daemon.start_again().await?;
         }
@@ -262,7 +262,7 @@ async fn a_killed_pause_ends_the_containers_in_its_pid_namespace() -> Result<()>
     let pod = daemon.run_pod(&PodSpec::new("shared").pid(NamespaceMode::Pod)).await?;
     let container = pod.run(&ContainerSpec::sleeper("a").pid(NamespaceMode::Pod)).await?;
     let pids = [container.pid().await?];
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pod.pause_pid().await?), nix::sys::signal::Signal::SIGKILL)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pod.pause_pid().await?), Signal::SIGKILL)?;
     is_lost(&pod, &[&container], &pids).await?;
     Ok(pod.end().await?)
 }
