@@ -38,7 +38,8 @@ pub struct DaemonOptions {
     pub subnets: Vec<String>,
     /// The binary; `None`: the one of [`Profile::Dev`].
     pub binary: Option<PathBuf>,
-    /// `cgroup.driver`. Tests of cgroups know where cgroupfs has them, so that one is the default, on a node with systemd too.
+    /// `cgroup.driver`; by default `PODBOX_TEST_CGROUP_DRIVER`. Without that it is cgroupfs, on a node with systemd too: tests of
+    /// cgroups know where that driver has them.
     pub cgroup_driver: String,
     /// How much it logs.
     pub log_level: String,
@@ -55,7 +56,7 @@ impl Default for DaemonOptions {
         Self {
             subnets: vec!["10.200.0.0/16".to_owned(), "fd00:10:200::/64".to_owned()],
             binary: None,
-            cgroup_driver: "cgroupfs".to_owned(),
+            cgroup_driver: std::env::var("PODBOX_TEST_CGROUP_DRIVER").unwrap_or_else(|_| "cgroupfs".to_owned()),
             log_level: "debug".to_owned(),
             more_config: String::new(),
             open_files: None,

@@ -10,8 +10,12 @@ use tonic::Code;
 async fn a_memory_limit_that_is_too_small_to_start_in_is_an_error() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
-    let container = pod.create(&ContainerSpec::sleeper("tiny").memory_limit(4096)).await?;
-    let error = container.start().await.expect_err("nothing starts in 4 KiB");
+    // What is handed to the program is counted, too.
+    let spec = (0..8).fold(ContainerSpec::sleeper("tiny").memory_limit(512 * 1024), |spec, number| {
+        spec.env(&format!("LARGE_{number}"), &[b'x'; 100_000])
+    });
+    let container = pod.create(&spec).await?;
+    let error = container.start().await.expect_err("800 kB are handed over in 512 KiB");
     assert!(error.message().contains(&container.id), "{error}");
     let status = container.status().await?;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));

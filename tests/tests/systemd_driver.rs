@@ -1,23 +1,23 @@
 //! The systemd cgroup driver. These tests need a machine whose first process is systemd, with cgroup v2 alone, and stop and start
-//! units there: `cargo xtask vm --systemd` runs them in a guest. Anywhere else each says so and passes.
+//! units there: `cargo xtask vm --systemd` runs them in a guest. Anywhere else each says so and is skipped.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use podbox_proto::v1::{CgroupDriver, PodSandboxState, RuntimeConfigRequest};
-use podbox_tests::host::{cgroup_file, cgroup_hierarchies, runs};
+use podbox_tests::host::{cgroup_file, cgroup_hierarchies, lacks, runs};
 use podbox_tests::{ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, TestImage, assert_refused, wait};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 use tonic::Code;
 
-/// Whether systemd is here; says why a test is not run otherwise.
-fn has_systemd(test: &str) -> bool {
+/// Whether systemd is here; says so where it is not.
+fn has_systemd() -> bool {
     let v2_alone = cgroup_hierarchies().len() == 1 && Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let here = Path::new("/run/systemd/system").is_dir() && v2_alone;
     if !here {
-        println!("{test}: not run, since it needs systemd as the first process and cgroup v2 alone");
+        lacks("systemd as its first process, with cgroup v2 alone");
     }
     here
 }
@@ -83,7 +83,7 @@ impl Drop for PodSlice {
 
 #[tokio::test]
 async fn a_pod_is_a_delegated_scope_with_a_leaf_for_each_process_and_no_unit_is_left_of_it() -> Result<()> {
-    if !has_systemd("a_pod_is_a_delegated_scope") {
+    if !has_systemd() {
         return Ok(());
     }
     let daemon = daemon().await?;
@@ -106,7 +106,7 @@ async fn a_pod_is_a_delegated_scope_with_a_leaf_for_each_process_and_no_unit_is_
 
 #[tokio::test]
 async fn a_pod_is_in_the_kubelets_slice_which_stays_when_the_pod_goes() -> Result<()> {
-    if !has_systemd("a_pod_is_in_the_kubelets_slice") {
+    if !has_systemd() {
         return Ok(());
     }
     let daemon = daemon().await?;
@@ -125,7 +125,7 @@ async fn a_pod_is_in_the_kubelets_slice_which_stays_when_the_pod_goes() -> Resul
 
 #[tokio::test]
 async fn a_reload_of_systemd_changes_no_limit_and_moves_nothing() -> Result<()> {
-    if !has_systemd("a_reload_of_systemd") {
+    if !has_systemd() {
         return Ok(());
     }
     let daemon = daemon().await?;
@@ -163,7 +163,7 @@ async fn a_reload_of_systemd_changes_no_limit_and_moves_nothing() -> Result<()> 
 
 #[tokio::test]
 async fn pods_outlive_a_killed_daemon_and_the_next_one_removes_their_units() -> Result<()> {
-    if !has_systemd("pods_outlive_a_killed_daemon") {
+    if !has_systemd() {
         return Ok(());
     }
     let mut daemon = daemon().await?;
@@ -178,7 +178,7 @@ async fn pods_outlive_a_killed_daemon_and_the_next_one_removes_their_units() -> 
 
 #[tokio::test]
 async fn a_pod_whose_scope_was_stopped_by_hand_is_removed_without_error() -> Result<()> {
-    if !has_systemd("a_pod_whose_scope_was_stopped_by_hand") {
+    if !has_systemd() {
         return Ok(());
     }
     let daemon = daemon().await?;
@@ -193,7 +193,7 @@ async fn a_pod_whose_scope_was_stopped_by_hand_is_removed_without_error() -> Res
 
 #[tokio::test]
 async fn a_parent_that_is_no_slice_is_refused_by_name() -> Result<()> {
-    if !has_systemd("a_parent_that_is_no_slice") {
+    if !has_systemd() {
         return Ok(());
     }
     let daemon = daemon().await?;
@@ -208,7 +208,7 @@ async fn a_parent_that_is_no_slice_is_refused_by_name() -> Result<()> {
 /// At moments spread over the making of a pod: before the scope, with the placeholder in it, with the monitor, with pause.
 #[tokio::test]
 async fn a_daemon_that_is_killed_while_it_makes_a_pod_leaves_no_unit() -> Result<()> {
-    if !has_systemd("a_daemon_that_is_killed_while_it_makes_a_pod") {
+    if !has_systemd() {
         return Ok(());
     }
     const MOMENTS: u32 = 12;
@@ -237,7 +237,7 @@ async fn a_daemon_that_is_killed_while_it_makes_a_pod_leaves_no_unit() -> Result
 /// Nobody can stop what nobody can name any more: with a monitor that can be asked, and without.
 #[tokio::test]
 async fn what_runs_by_a_damaged_record_is_ended_with_its_unit() -> Result<()> {
-    if !has_systemd("what_runs_by_a_damaged_record") {
+    if !has_systemd() {
         return Ok(());
     }
     let mut daemon = daemon().await?;
@@ -267,7 +267,7 @@ async fn what_runs_by_a_damaged_record_is_ended_with_its_unit() -> Result<()> {
 /// systemd stops a unit of which the kernel killed a process for memory (`OOMPolicy=`), but no delegated one.
 #[tokio::test]
 async fn a_container_that_is_killed_for_memory_takes_no_other_along() -> Result<()> {
-    if !has_systemd("a_container_that_is_killed_for_memory") {
+    if !has_systemd() {
         return Ok(());
     }
     let daemon = daemon().await?;
@@ -316,7 +316,7 @@ impl Drop for Service {
 
 #[tokio::test]
 async fn stopping_the_service_leaves_pods_running_and_nothing_in_its_cgroup() -> Result<()> {
-    if !has_systemd("stopping_the_service") {
+    if !has_systemd() {
         return Ok(());
     }
     let daemon = Daemon::prepare(&DaemonOptions { cgroup_driver: "systemd".to_owned(), ..DaemonOptions::default() })?;

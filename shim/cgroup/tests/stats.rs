@@ -68,8 +68,11 @@ fn a_meter_reads_what_is_used_now_each_time_it_is_asked() {
     let meter = Meter::open(&own.cgroup).unwrap();
     let first = read(&meter);
     assert_eq!((first.cpu_ns.unwrap(), first.tasks.unwrap()), (0, 0));
-    own.run("while :; do :; done");
+    // It takes memory by itself, then time: what another program took before it came here is not counted.
+    own.run("x=x; while [ ${#x} -lt 2000000 ]; do x=$x$x; done; while :; do :; done");
     eventually("CPU time passes", || read(&meter).cpu_ns.unwrap() > 200_000_000);
+    // The kernel brings memory.stat up to date when it has nothing better to do.
+    eventually("page faults are counted", || read(&meter).memory.is_some_and(|memory| memory.page_faults > 0));
     let usage = read(&meter);
     assert_eq!(usage.tasks, Some(1));
     let details = Details::read(&own.cgroup).unwrap();

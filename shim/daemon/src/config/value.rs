@@ -20,7 +20,7 @@ pub enum InvalidValue {
     #[error("an address and a port are due, like 127.0.0.1:0, not {0:?}")]
     Address(String),
     /// An address that others could reach.
-    #[error("an address of this machine's own is due, like 127.0.0.1:9500, not {0}: whoever reaches it can read it")]
+    #[error("a loopback address is due, like 127.0.0.1:9500, not {0}: whoever reaches it can read it")]
     NotLoopback(SocketAddr),
     /// Not the name of a registry.
     #[error("a registry's host name is due, not {0:?}")]
