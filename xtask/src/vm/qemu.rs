@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Processors and memory of a guest.
 const PROCESSORS: &str = "2";
@@ -121,9 +121,4 @@ pub(super) fn tail(path: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).replace('\r', "");
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-/// For figures of how long things took.
-pub(super) fn since(started: Instant) -> f64 {
-    started.elapsed().as_secs_f64()
 }

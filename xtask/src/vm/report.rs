@@ -8,7 +8,7 @@
 //! @@ done                     every program ran
 //! ```
 
-use super::qemu::{Ended, since, tail};
+use super::qemu::{Ended, tail};
 use crate::test::Totals;
 use anyhow::Result;
 use std::fmt;
@@ -93,7 +93,7 @@ impl Report {
         let Totals { passed, failed, .. } = program.totals;
         let verdict = if status == "0" { "ok  " } else { "FAIL" };
         clear_progress();
-        println!("{verdict} {:<20} {passed:>3} passed {failed:>3} failed {:>7.1} s", program.name, since(program.began));
+        println!("{verdict} {:<20} {passed:>3} passed {failed:>3} failed {:>7.1} s", program.name, program.began.elapsed().as_secs_f64());
         if status != "0" {
             program.output.iter().for_each(|line| println!("     {line}"));
             self.failures.push(format!("{}: {failed} of its tests failed, exit status {status}", program.name));
