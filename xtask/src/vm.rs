@@ -44,6 +44,9 @@ pub(crate) struct VmArgs {
     /// Every test program; without it only those for which the kernel makes a difference.
     #[arg(long)]
     all: bool,
+    /// Only the test programs that are about cgroups, as in `cargo xtask test`.
+    #[arg(long, conflicts_with = "all")]
+    brief: bool,
     /// Who makes pods' cgroups in the guest with systemd, where a test does not choose.
     #[arg(long, value_enum, default_value = "cgroupfs")]
     driver: guest::Driver,
@@ -57,7 +60,15 @@ pub(crate) struct VmArgs {
 impl VmArgs {
     /// What is part of `cargo xtask test`.
     pub(crate) fn of_test() -> Self {
-        Self { cgroup: None, systemd: false, all: false, driver: guest::Driver::Cgroupfs, keep: false, filters: Vec::new() }
+        Self { cgroup: None, systemd: false, all: false, brief: true, driver: guest::Driver::Cgroupfs, keep: false, filters: Vec::new() }
+    }
+
+    fn extent(&self) -> programs::Extent {
+        match (self.all, self.brief) {
+            (true, _) => programs::Extent::All,
+            (false, true) => programs::Extent::Brief,
+            (false, false) => programs::Extent::Kernel,
+        }
     }
 
     fn guests(&self) -> Vec<Guest> {
@@ -106,7 +117,7 @@ fn boot(guest: Guest, args: &VmArgs, boot: &Boot<'_>) -> Result<Report> {
     eprintln!("booting Linux {} with {guest}", boot.kernel.release);
     let started = Instant::now();
     let initramfs = boot.folder.join(format!("{}.cpio", guest.name()));
-    let selection = boot.programs.select(guest, args.all, &args.filters);
+    let selection = boot.programs.select(guest, args.extent(), &args.filters);
     initramfs::write(&initramfs, boot.kernel, &guest.settings(&selection.filters), &selection.programs)?;
     let console = boot.folder.join(format!("{}.console", guest.name()));
     let machine = qemu::Machine { kernel: &boot.kernel.image, initramfs: &initramfs, disks: &boot.disks, console: &console };

@@ -84,7 +84,7 @@ fn newest() -> Result<String> {
 
 pub(super) fn recreate(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(format!("remove {}", folder.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(format!("remove {}", folder.display())),
         _ => fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display())),
     }
 }

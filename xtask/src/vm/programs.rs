@@ -10,7 +10,12 @@ use std::process::Stdio;
 /// Test programs for which the kernel, its version of cgroups or its security modules make a difference: what runs in guests
 /// without systemd. All others run there with `--all`.
 const KERNEL_MATTERS: &[&str] = &[
+    "cgroup-devices",
     "cgroup-kernel",
+    "cgroup-limits",
+    "container_control",
+    "container_devices",
+    "container_limits",
     "container_logs",
     "container_mounts",
     "container_process",
@@ -22,6 +27,19 @@ const KERNEL_MATTERS: &[&str] = &[
     "pod_cgroups",
     "pod_namespaces",
     "restart",
+    "stats",
+];
+
+/// Those that every `cargo xtask test` runs: what cgroups do, which are another interface in each guest.
+const CGROUPS_MATTER: &[&str] = &[
+    "cgroup-devices",
+    "cgroup-kernel",
+    "cgroup-limits",
+    "container_control",
+    "container_devices",
+    "container_limits",
+    "pod_cgroups",
+    "stats",
 ];
 
 /// Test programs for which it makes a difference that systemd is the first process.
@@ -29,6 +47,18 @@ const SYSTEMD_MATTERS: &[&str] = &["pod_cgroups", "restart", "systemd_driver", "
 
 /// Packages with test programs that need nothing but the kernel, and what their programs' names begin with in a guest.
 const PACKAGES: [(&str, &str); 2] = [("podbox-tests", ""), ("podbox-cgroup", "cgroup-")];
+
+/// How much of the suite runs in a guest where nothing is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Extent {
+    /// What cgroups and their drivers do.
+    Brief,
+    /// All for which the kernel makes a difference.
+    #[default]
+    Kernel,
+    /// Everything.
+    All,
+}
 
 /// Programs by their names in the guest's payload, and which of their tests to run.
 #[derive(Debug)]
@@ -48,9 +78,9 @@ pub(super) struct Selection {
 
 impl Programs {
     /// What a guest runs of them.
-    pub(super) fn select(&self, guest: Guest, all: bool, filters: &[String]) -> Selection {
+    pub(super) fn select(&self, guest: Guest, extent: Extent, filters: &[String]) -> Selection {
         let names: Vec<&str> = self.tests.iter().map(|(name, _)| name.as_str()).collect();
-        select(&names, guest, all, filters)
+        select(&names, guest, extent, filters)
     }
 
     /// The path below the payload's root and the program, of every one whether it is to run or not: the payload serves the next
@@ -64,6 +94,7 @@ impl Programs {
 /// A line of cargo's messages, as far as it matters.
 #[derive(Deserialize)]
 struct Message {
+    package_id: Option<String>,
     target: Option<Target>,
     executable: Option<PathBuf>,
 }
@@ -88,15 +119,17 @@ pub(super) fn build() -> Result<Programs> {
     Ok(Programs { podbox, tests })
 }
 
+/// Of the whole workspace, as all other commands build it: with other packages alone, dependencies would be built anew.
 fn of_package(package: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut command = build::cargo();
-    command.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics", "--package", package, "--tests"]);
+    command.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics", "--workspace", "--tests"]);
     let output = command.stderr(Stdio::inherit()).output().context("start cargo")?;
-    ensure!(output.status.success(), "cargo test --no-run --package {package}: {}", output.status);
+    ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
     let mut found = Vec::new();
     for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let message: Message = serde_json::from_slice(line).context("parse what cargo says")?;
         if let (Some(target), Some(executable)) = (message.target, message.executable)
+            && message.package_id.is_some_and(|id| id.contains(&format!("#{package}@")))
             && target.kind.iter().any(|kind| kind == "test")
         {
             found.push((target.name, executable));
@@ -108,16 +141,18 @@ fn of_package(package: &str) -> Result<Vec<(String, PathBuf)>> {
 
 /// The programs to run and the filters that are left: one that names a program selects it, others go to the programs. Without a
 /// program's name every filter is tried on all of them.
-fn select(programs: &[&str], guest: Guest, all: bool, filters: &[String]) -> Selection {
+fn select(programs: &[&str], guest: Guest, extent: Extent, filters: &[String]) -> Selection {
     let (named, filters): (Vec<String>, Vec<String>) = filters.iter().cloned().partition(|filter| programs.contains(&filter.as_str()));
     if !named.is_empty() {
         return Selection { programs: named, filters };
     }
-    let matter = match guest {
-        Guest::Plain(_) => KERNEL_MATTERS,
-        Guest::Systemd(_) => SYSTEMD_MATTERS,
+    let matter = match (guest, extent) {
+        (Guest::Plain(_), Extent::Brief) => CGROUPS_MATTER,
+        (Guest::Plain(_), _) => KERNEL_MATTERS,
+        (Guest::Systemd(_), Extent::Brief) => &["systemd_driver", "unit_file"],
+        (Guest::Systemd(_), _) => SYSTEMD_MATTERS,
     };
-    let runs = |name: &&&str| all || !filters.is_empty() || matter.contains(name);
+    let runs = |name: &&&str| extent == Extent::All || !filters.is_empty() || matter.contains(name);
     Selection { programs: programs.iter().filter(runs).map(|name| (*name).to_owned()).collect(), filters }
 }
 
@@ -130,19 +165,20 @@ mod tests {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
-    fn selected(guest: Guest, all: bool, filters: &[&str]) -> (Vec<String>, Vec<String>) {
-        let selection = select(&["crash", "images", "unit_file"], guest, all, &texts(filters));
+    fn selected(guest: Guest, extent: Extent, filters: &[&str]) -> (Vec<String>, Vec<String>) {
+        let selection = select(&["crash", "images", "stats", "unit_file"], guest, extent, &texts(filters));
         (selection.programs, selection.filters)
     }
 
     #[test]
     fn a_filter_names_a_program_or_tests() {
         let (plain, systemd) = (Guest::Plain(Cgroup::V2), Guest::Systemd(Driver::Cgroupfs));
-        assert_eq!(selected(plain, false, &[]), (texts(&["crash"]), texts(&[])));
-        assert_eq!(selected(systemd, false, &[]), (texts(&["unit_file"]), texts(&[])));
-        assert_eq!(selected(plain, true, &[]), (texts(&["crash", "images", "unit_file"]), texts(&[])));
-        assert_eq!(selected(plain, false, &["images"]), (texts(&["images"]), texts(&[])));
-        assert_eq!(selected(plain, false, &["images", "pulled"]), (texts(&["images"]), texts(&["pulled"])));
-        assert_eq!(selected(plain, false, &["pulled"]), (texts(&["crash", "images", "unit_file"]), texts(&["pulled"])));
+        assert_eq!(selected(plain, Extent::Kernel, &[]), (texts(&["crash", "stats"]), texts(&[])));
+        assert_eq!(selected(plain, Extent::Brief, &[]), (texts(&["stats"]), texts(&[])));
+        assert_eq!(selected(systemd, Extent::Kernel, &[]), (texts(&["unit_file"]), texts(&[])));
+        assert_eq!(selected(plain, Extent::All, &[]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&[])));
+        assert_eq!(selected(plain, Extent::Kernel, &["images"]), (texts(&["images"]), texts(&[])));
+        assert_eq!(selected(plain, Extent::Kernel, &["images", "pulled"]), (texts(&["images"]), texts(&["pulled"])));
+        assert_eq!(selected(plain, Extent::Kernel, &["pulled"]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&["pulled"])));
     }
 }
