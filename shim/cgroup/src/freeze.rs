@@ -86,7 +86,7 @@ impl Freezer {
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        // The caller has killed what is in it; a second attempt, after a failure to write, is the next kill's.
+        // The kill that froze it thaws it once more at its end, and tells of a failure.
         let _ = self.0.thaw();
     }
 }

@@ -43,8 +43,17 @@ fn by_file(unified: &Path) -> Result<bool, Error> {
 /// Sends `SIGKILL` to all processes at and below `directory`, again and again until a round meets none that the round before it
 /// did not. Then all that are left are dying: a process with `SIGKILL` pending cannot fork.
 fn by_rounds(directory: &Path, freezer: Option<Freezer>) -> Result<(), Error> {
+    let outcome = rounds(directory, freezer.as_ref());
+    // Who killed before may have died with the cgroup frozen, and what is frozen does not die.
+    match freezer {
+        Some(freezer) => outcome.and(freezer.thaw()),
+        None => outcome,
+    }
+}
+
+fn rounds(directory: &Path, freezer: Option<&Freezer>) -> Result<(), Error> {
     let mut signalled = BTreeSet::new();
-    // Thawed when this ends, however it does: only then do the killed die.
+    // Thawed when this ends, however it does.
     let mut frozen = None;
     for round in 0..ROUNDS_MAX {
         let present = tree::processes(directory, true)?;
@@ -55,7 +64,7 @@ fn by_rounds(directory: &Path, freezer: Option<Freezer>) -> Result<(), Error> {
         }
         signalled = present;
         if round + 1 == ROUNDS_UNFROZEN
-            && let Some(freezer) = &freezer
+            && let Some(freezer) = freezer
         {
             frozen = Some(freezer.hold()?);
         }

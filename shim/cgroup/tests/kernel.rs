@@ -383,6 +383,20 @@ fn what_is_frozen_stands_still_until_it_is_thawed() {
     }
 }
 
+/// Who killed before died with it frozen.
+#[test]
+fn what_was_left_frozen_is_killed_all_the_same() {
+    for host in [Some(Hierarchies::discover().unwrap()), v1_alone()].into_iter().flatten() {
+        let mut own = Own::on(host, "kill-frozen");
+        let (cgroup, _) = own.create();
+        own.spawn_in(&cgroup, "sleep 1000");
+        eventually("it runs", || !cgroup.processes(false).unwrap().is_empty());
+        assert!(cgroup.freeze(PATIENCE).unwrap());
+        cgroup.kill().unwrap();
+        assert!(cgroup.wait_empty(PATIENCE).unwrap());
+    }
+}
+
 #[test]
 fn a_kill_leaves_nothing_frozen_and_needs_no_more_than_the_directories() {
     if let Some(host) = v1_alone() {
