@@ -58,9 +58,17 @@ pub(crate) struct VmArgs {
 }
 
 impl VmArgs {
-    /// What is part of `cargo xtask test`.
+    /// What is part of `cargo xtask test`: the cgroup version that the machine itself may lack.
     pub(crate) fn of_test() -> Self {
-        Self { cgroup: None, systemd: false, all: false, brief: true, driver: guest::Driver::Cgroupfs, keep: false, filters: Vec::new() }
+        Self {
+            cgroup: Some(guest::Cgroup::V2),
+            systemd: false,
+            all: false,
+            brief: true,
+            driver: guest::Driver::Cgroupfs,
+            keep: false,
+            filters: Vec::new(),
+        }
     }
 
     fn extent(&self) -> programs::Extent {

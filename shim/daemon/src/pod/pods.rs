@@ -68,6 +68,8 @@ impl Pods {
         let (commands, inbox) = mpsc::channel(INBOX);
         let id = pod.record.id.clone();
         self.table().drivers.insert(id.clone(), commands);
+        // Shown only now: whoever sees it can also stop it. And before the driver runs, which may know better already.
+        self.store.show_sandbox(&pod.record);
         let pods = self.clone();
         tokio::spawn(async move {
             let ended = Driver::run(pods.node.clone(), pods.store.clone(), pod, inbox).await;
@@ -108,10 +110,7 @@ impl Pods {
         let id = SandboxId::from_random(random_id());
         let outcome = match make_sandbox(&self.node, &self.store, id.clone(), config).await {
             Ok(made) => {
-                let record = made.record.clone();
                 self.drive(made.into());
-                // Shown only now: whoever sees it can also stop it.
-                self.store.show_sandbox(&record);
                 Ok(id)
             }
             Err(error) => Err(Arc::new(error)),

@@ -19,6 +19,7 @@ use super::driver::Pod;
 use super::ending::{Watcher, end_of_lost, runs};
 use super::make::undo;
 use super::monitor::{Found, Monitor, end_orphaned_commands, end_silent_monitor, find_monitor};
+use super::retry::Pauses;
 use super::teardown::{blocking, end_monitor};
 use crate::chain::Chain;
 use crate::effects::{
@@ -32,6 +33,9 @@ use podbox_cgroup::Driver;
 use podbox_plan::ContainerId;
 use std::collections::HashSet;
 use std::sync::Arc;
+
+/// Pauses that double: half a minute in all.
+const HINDERED_TRIES: u32 = 6;
 
 /// Reads the records and brings each pod into a state that is true.
 pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<Pod>, PodError> {
@@ -146,7 +150,16 @@ async fn take_over_monitor(node: &Node, sandbox: &SandboxRecord) -> Option<Monit
     if sandbox.boot_id != node.facts.boot_id {
         return None;
     }
-    match find_monitor(&node.layout.pod(&sandbox.id)).await {
+    let mut found = find_monitor(&node.layout.pod(&sandbox.id)).await;
+    let mut pauses = Pauses::new();
+    for _ in 0..HINDERED_TRIES {
+        let Found::Hindered(error) = &found else { break };
+        // The monitor is well for all that is known: what the daemon lacks now it may have in a moment.
+        tracing::warn!(sandbox = %sandbox.id, error = %Chain(error), "the monitor cannot be asked yet");
+        tokio::time::sleep(pauses.next()).await;
+        found = find_monitor(&node.layout.pod(&sandbox.id)).await;
+    }
+    match found {
         Found::Answers(monitor) => {
             end_orphaned_commands(&monitor.link, &monitor.processes).await;
             Some(monitor)

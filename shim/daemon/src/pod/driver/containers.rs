@@ -265,6 +265,11 @@ impl Driver {
         if outcome.is_ok() {
             let metadata = container.record.config.metadata.clone();
             self.containers.remove(id);
+            // Its end may have come, and been saved, after the folder went.
+            if let Err(error) = self.store.remove_container_folder(&self.record.id, id) {
+                tracing::warn!(container = %id, error = %Chain(&error), "a record of a container that is gone stays");
+            }
+            self.store.forget_container(id);
             self.names.release(&metadata);
         }
         tell_all(waiters, outcome);

@@ -67,7 +67,7 @@ impl Driver {
             // The monitor told of every end before its own. What it could not tell of, since it was killed, was killed too.
             let lost = self.running_containers();
             self.on_killed(&lost, Ok(()));
-        } else if self.events.is_none() && self.record.phase == SandboxPhase::Ready {
+        } else if self.events.is_none() {
             // The connection went meanwhile: what is left of the pod is looked at as at any other time.
             self.link = None;
             self.begin_search(true);
