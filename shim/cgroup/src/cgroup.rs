@@ -140,6 +140,12 @@ impl Cgroup {
         kill::kill_members(self.unified().as_deref(), &v1)
     }
 
+    /// Sends a signal to one of its processes, which may be below it. False if `pid` is none of them, or not any more: it may be another
+    /// process by now, which is left alone.
+    pub fn signal(&self, pid: i32, signal: i32) -> Result<bool, Error> {
+        kill::signal_if(&self.path, pid, signal, || Ok(self.processes(true)?.contains(&pid)))
+    }
+
     /// Stops everything in it and below where it is: true once all of it stands still, false at the end of the time, when some may and the
     /// rest will. What is killed meanwhile dies on v2 at once, on v1 when it is [thawed](Self::thaw).
     pub fn freeze(&self, timeout: Duration) -> Result<bool, Error> {

@@ -183,6 +183,18 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A signal other than a kill cannot be sent.
+    #[error("send signal {signal} to process {pid} of the cgroup {cgroup}")]
+    Signal {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// The process.
+        pid: i32,
+        /// Its number.
+        signal: i32,
+        /// Why.
+        source: io::Error,
+    },
     /// Processes are born faster than they can be killed one by one, and freezing them did not help.
     #[error("kill the cgroup {}: new processes appeared in each of {rounds} rounds", directory.display())]
     OutpacedKill {

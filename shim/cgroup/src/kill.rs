@@ -1,7 +1,7 @@
 //! Ending every process of a cgroup: by `cgroup.kill` where there is a unified directory, by rounds of `SIGKILL` otherwise.
 
 use crate::freeze::Freezer;
-use crate::{Error, control_file, tree};
+use crate::{CgroupPath, Error, control_file, tree};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeSet;
@@ -92,6 +92,28 @@ fn signal_all(directory: &Path, listed: &BTreeSet<i32>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Sends a signal to a process of which `is_member` is true while it is held, so that its number is nobody else's. False: it is not.
+pub(crate) fn signal_if(
+    cgroup: &CgroupPath,
+    pid: i32,
+    signal: i32,
+    is_member: impl FnOnce() -> Result<bool, Error>,
+) -> Result<bool, Error> {
+    let failed = |errno: Errno| Error::Signal { cgroup: cgroup.clone(), pid, signal, source: errno.into() };
+    let held = match hold(pid) {
+        Err(Errno::SRCH) => return Ok(false),
+        held => held.map_err(failed)?,
+    };
+    if !is_member()? {
+        return Ok(false);
+    }
+    match podbox_sys::send_signal(&held, signal) {
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == Errno::SRCH => Ok(false),
+        Err(error) => Err(failed(error.errno())),
+    }
 }
 
 fn hold(pid: i32) -> Result<OwnedFd, Errno> {

@@ -177,6 +177,7 @@ fn cgroups_code(error: &CgroupsError) -> Code {
             | E::Read { source, .. }
             | E::Write { source, .. }
             | E::Kill { source, .. }
+            | E::Signal { source, .. }
             | E::Wait { source, .. } => io_code(source),
             E::OutpacedKill { .. } => Code::DeadlineExceeded,
             E::Unreadable { .. } | E::PutBack { .. } => Code::Internal,

@@ -269,6 +269,14 @@ pub fn kill_pod_cgroups(host: &Hierarchies, paths: &[String]) -> Result<(), Cgro
     outcome
 }
 
+/// Sends a signal to one process of a cgroup. False: it is none of its, or no more.
+///
+/// # Errors
+/// The kernel would not.
+pub fn signal_member(host: &Hierarchies, path: &str, pid: i32, signal: i32) -> Result<bool, CgroupsError> {
+    at(host, path)?.signal(pid, signal).map_err(failed(path))
+}
+
 fn kill(host: &Hierarchies, path: &str) -> Result<(), CgroupsError> {
     let cgroup = at(host, path)?;
     if cgroup.processes(true).map_err(failed(path))?.is_empty() {

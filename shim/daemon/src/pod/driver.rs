@@ -6,6 +6,7 @@
 mod containers;
 mod monitor;
 mod sandbox;
+mod stop;
 mod updates;
 
 use super::PodError;
@@ -23,6 +24,7 @@ use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use stop::Init;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -72,8 +74,8 @@ enum Done {
 /// A container and who waits for it.
 pub(super) struct Container {
     record: ContainerRecord,
-    /// True once its init has ended or could not be started.
-    ended: watch::Sender<bool>,
+    /// What its record says of its init, for those who wait.
+    init: watch::Sender<Init>,
     /// Its end, heard of before the news of its start.
     early_end: Option<ExitRecord>,
     start: Option<Reply<()>>,
@@ -83,7 +85,14 @@ pub(super) struct Container {
 
 impl Container {
     pub(super) fn new(record: ContainerRecord) -> Self {
-        Self { record, ended: watch::Sender::new(false), early_end: None, start: None, removal: Vec::new(), updates: Updates::default() }
+        let init = watch::Sender::new(Init::from(&record.phase));
+        Self { record, init, early_end: None, start: None, removal: Vec::new(), updates: Updates::default() }
+    }
+
+    /// Takes a new record, and tells those who wait for what it says.
+    fn keep(&mut self, record: ContainerRecord) {
+        self.record = record;
+        self.init.send_replace(Init::from(&self.record.phase));
     }
 }
 
@@ -122,7 +131,7 @@ pub(super) struct Driver {
     store: Arc<Store>,
     record: SandboxRecord,
     /// The way to the monitor, and what comes from it; none while it cannot be reached, and once it is gone.
-    link: Option<MonitorLink>,
+    link: watch::Sender<Option<MonitorLink>>,
     events: Option<mpsc::Receiver<MonitorEvent>>,
     search: Option<Search>,
     search_pauses: Pauses,
@@ -167,10 +176,10 @@ impl Driver {
             node,
             store,
             record: pod.record,
-            link: pod.link,
+            link: watch::Sender::new(pod.link),
             events: pod.events,
             search: None,
-            search_pauses: Pauses::new(),
+            search_pauses: Pauses::of_at_most(monitor::SEARCH_PAUSE_MAX),
             found_at: None,
             containers,
             names,
@@ -182,7 +191,6 @@ impl Driver {
             removal: Vec::new(),
             removed: false,
         };
-        driver.mark_ended();
         while !driver.removed {
             match driver.next(&mut inbox).await {
                 Next::Event(Some(MonitorEvent::Exited { process, record })) => driver.on_exit(process, record),
@@ -197,6 +205,11 @@ impl Driver {
 
     /// Leaves the pod. What is still being made, since it hangs, is waited for behind everybody's back, and undone when it comes.
     fn end(mut self) -> Ended {
+        if self.removed {
+            for container in self.containers.values() {
+                container.init.send_replace(Init::Absent);
+            }
+        }
         if self.removed && !self.work.is_empty() {
             tokio::spawn(async move {
                 while let Some(done) = self.work.join_next().await {
@@ -281,7 +294,7 @@ impl Driver {
             self.store.show_container(&record);
         }
         if let Some(container) = self.containers.get_mut(&record.id) {
-            container.record = record;
+            container.keep(record);
         }
     }
 }

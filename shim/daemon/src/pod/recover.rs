@@ -81,13 +81,19 @@ async fn end_damaged(node: &Arc<Node>, pod: &DamagedPod) {
 
 /// Kills all that a monitor watches, and ends it.
 async fn end_all(pod: &DamagedPod, monitor: &Monitor) -> Result<(), PodError> {
+    let kill = || kill_all(pod, monitor);
+    kill().await?;
+    end_monitor(&pod.folder, &pod.id, Some(monitor.link.pid), Some(monitor.link.clone()), kill).await
+}
+
+async fn kill_all(pod: &DamagedPod, monitor: &Monitor) -> Result<(), PodError> {
     for running in &monitor.processes {
         match monitor.link.signal(running.process.clone(), KILL, false).await {
             Ok(()) | Err(MonitorError::NotRunning { .. }) => {}
             Err(source) => return Err(PodError::Monitor { id: pod.id.clone(), source }),
         }
     }
-    end_monitor(&pod.folder, &pod.id, Some(monitor.link.pid), Some(monitor.link.clone())).await
+    Ok(())
 }
 
 fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {

@@ -10,17 +10,25 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// The pauses between attempts at one thing.
 #[derive(Debug)]
-pub(super) struct Pauses(Duration);
+pub(super) struct Pauses {
+    due: Duration,
+    longest: Duration,
+}
 
 impl Pauses {
     pub fn new() -> Self {
-        Self(FIRST)
+        Self::of_at_most(LONGEST)
+    }
+
+    /// For what somebody waits for.
+    pub fn of_at_most(longest: Duration) -> Self {
+        Self { due: FIRST, longest }
     }
 
     /// The one that is due now.
     pub fn next(&mut self) -> Duration {
-        let due = self.0;
-        self.0 = (due * 2).min(LONGEST);
+        let due = self.due;
+        self.due = (due * 2).min(self.longest);
         due
     }
 }

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// The monitor reaps within microseconds of a kill; this many looks, each twice as late as the one before, is seconds.
 const SHUTDOWN_TRIES: u32 = 13;
+/// So often all is killed once more in between: a launch that was under way may bring forth a process after the first time.
+const TRIES_PER_KILL: u32 = 4;
 
 /// What is to be stopped beside pause.
 pub(super) struct StopOrder {
@@ -51,9 +53,13 @@ pub(super) async fn end_processes(node: &Arc<Node>, store: &Arc<Store>, record: 
     let cgroups = SandboxCgroups::new(&record.cgroup, &record.id);
     let mut paths = order.containers.clone();
     paths.push(cgroups.pause());
-    let host = node.clone();
-    blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &paths)?)).await?;
-    end_monitor(&node.layout.pod(&record.id), &record.id, record.pause.as_ref().map(|pause| pause.monitor_pid), order.link).await?;
+    let kill = || {
+        let (host, paths) = (node.clone(), paths.clone());
+        blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &paths)?))
+    };
+    kill().await?;
+    let pid = record.pause.as_ref().map(|pause| pause.monitor_pid);
+    end_monitor(&node.layout.pod(&record.id), &record.id, pid, order.link, kill).await?;
     let (host, store, made) = (node.clone(), store.clone(), record.cgroup_made.clone().unwrap_or_default());
     blocking(move || {
         order.containers.iter().try_for_each(|path| remove_container_cgroup(&host.hierarchies, path))?;
@@ -72,17 +78,24 @@ pub(super) async fn end_processes(node: &Arc<Node>, store: &Arc<Store>, record: 
 }
 
 /// Ends a pod's monitor, which has been left nothing to watch, over the link that is at hand or else over a new one. It refuses
-/// until it has reaped, and recorded, what was just killed; one that does not answer is killed itself. `pid` is what is known of it.
-pub(super) async fn end_monitor(folder: &Path, id: &SandboxId, pid: Option<i32>, link: Option<MonitorLink>) -> Result<(), PodError> {
+/// until it has reaped, and recorded, what was just killed, and `kill` kills again what it has begun since; one that does not answer
+/// is killed itself. `pid` is what is known of it.
+pub(super) async fn end_monitor<K: Future<Output = Result<(), PodError>>>(
+    folder: &Path,
+    id: &SandboxId,
+    pid: Option<i32>,
+    link: Option<MonitorLink>,
+    kill: impl Fn() -> K,
+) -> Result<(), PodError> {
     let failed = |source| PodError::Monitor { id: id.clone(), source };
     let mut outcome = match &link {
-        Some(link) => shut_down(link).await,
+        Some(link) => shut_down(link, &kill).await?,
         None => Err(MonitorError::Gone),
     };
     if matches!(outcome, Err(MonitorError::Gone)) {
         // Gone is the connection: the monitor itself may be about its business.
         outcome = match find_monitor(folder).await {
-            Found::Answers(monitor) => shut_down(&monitor.link).await,
+            Found::Answers(monitor) => shut_down(&monitor.link, &kill).await?,
             Found::Gone => Ok(()),
             Found::Silent(error) => {
                 end_silent_monitor(id, pid, &error).await;
@@ -102,18 +115,25 @@ pub(super) async fn end_monitor(folder: &Path, id: &SandboxId, pid: Option<i32>,
     }
 }
 
-async fn shut_down(link: &MonitorLink) -> Result<(), MonitorError> {
+/// What the monitor says in the end; an error is one of `kill`.
+async fn shut_down<K: Future<Output = Result<(), PodError>>>(
+    link: &MonitorLink,
+    kill: &impl Fn() -> K,
+) -> Result<Result<(), MonitorError>, PodError> {
     let mut pause = Duration::from_micros(500);
     let mut outcome = link.shutdown().await;
-    for _ in 1..SHUTDOWN_TRIES {
+    for attempt in 1..SHUTDOWN_TRIES {
         if !matches!(outcome, Err(MonitorError::Refused { .. })) {
             break;
         }
         tokio::time::sleep(pause).await;
         pause *= 2;
+        if attempt % TRIES_PER_KILL == 0 {
+            kill().await?;
+        }
         outcome = link.shutdown().await;
     }
-    outcome
+    Ok(outcome)
 }
 
 /// Work that waits for the kernel, away from the tasks that serve.

@@ -1,11 +1,9 @@
 //! What the driver does with containers.
 
+use super::stop::{Init, Stop};
 use super::{Container, Done, Driver, Reply, SharedReply, tell_all};
 use crate::chain::Chain;
-use crate::effects::{
-    ExecOutput, MonitorError, MonitorLink, Node, Started, Subject, cgroup_entry, exec_sync, kill_pod_cgroups, now_ns,
-    remove_container_cgroup,
-};
+use crate::effects::{ExecOutput, MonitorError, MonitorLink, Started, Subject, cgroup_entry, exec_sync, now_ns, remove_container_cgroup};
 use crate::plan::plan_exec;
 use crate::pod::PodError;
 use crate::pod::admission::Verdict;
@@ -15,13 +13,9 @@ use crate::pod::pods::random_id;
 use crate::pod::teardown::blocking;
 use crate::request::{ContainerConfig, KILL};
 use crate::store::{ContainerPhase, ContainerRecord, ExitReason, LookupError, SandboxPhase};
-use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
+use podbox_plan::{ContainerId, ExitRecord};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
-
-/// How long a killed container may take to be gone.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Driver {
     pub(super) fn create(&mut self, config: ContainerConfig, reply: SharedReply) {
@@ -100,7 +94,7 @@ impl Driver {
     }
 
     fn link(&self) -> Result<MonitorLink, PodError> {
-        self.link.clone().ok_or_else(|| match self.record.phase {
+        self.link.borrow().clone().ok_or_else(|| match self.record.phase {
             SandboxPhase::Ready => PodError::OutOfReach { id: self.record.id.clone() },
             SandboxPhase::Creating | SandboxPhase::NotReady => PodError::SandboxNotReady { id: self.record.id.clone() },
         })
@@ -133,7 +127,7 @@ impl Driver {
         self.check_ready()?;
         let link = self.link()?;
         self.store.save_container(&starting)?;
-        self.find(id)?.record = starting.clone();
+        self.find(id)?.keep(starting.clone());
         Ok((starting, link))
     }
 
@@ -192,10 +186,8 @@ impl Driver {
     pub(super) fn record_end(&mut self, id: &ContainerId, end: ExitRecord, reason: ExitReason, message: String) {
         let Some(container) = self.containers.get(id) else { return };
         let record = ContainerRecord { phase: ContainerPhase::Exited { record: end, reason, message }, ..container.record.clone() };
-        let ended = container.ended.clone();
         // Saved first: who hears of the end may ask for the state, or remove the container, at once.
         self.record_container(record.clone());
-        ended.send_replace(true);
         self.node.meters.close(&Subject::Container(id.clone()));
         self.node.metrics.count_end(matches!(reason, ExitReason::OomKilled));
         let node = self.node.clone();
@@ -208,28 +200,24 @@ impl Driver {
         });
     }
 
-    /// Tells those that will come to wait for containers that ended before this driver was.
-    pub(super) fn mark_ended(&mut self) {
-        for container in self.containers.values() {
-            if matches!(container.record.phase, ContainerPhase::Exited { .. }) {
-                container.ended.send_replace(true);
-            }
-        }
-    }
-
     pub(super) fn stop(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
         let Some(container) = self.containers.get(id).filter(|container| runs(&container.record)) else {
             let _ = reply.send(Ok(()));
             return;
         };
         let signal = container.record.plan.as_ref().map_or(KILL, |plan| plan.stop_signal);
-        let end = self.ending_of(container).end(signal, grace);
-        tokio::spawn(async move { reply.send(end.await) });
+        let stop = self.stop_of(container).run(signal, grace);
+        tokio::spawn(async move { reply.send(stop.await) });
     }
 
-    fn ending_of(&self, container: &Container) -> Ending {
-        let (id, cgroup) = (container.record.id.clone(), container.record.cgroup.clone());
-        Ending { node: self.node.clone(), link: self.link.clone(), id, cgroup, ended: container.ended.subscribe() }
+    fn stop_of(&self, container: &Container) -> Stop {
+        Stop {
+            node: self.node.clone(),
+            id: container.record.id.clone(),
+            cgroup: container.record.cgroup.clone(),
+            init: container.init.subscribe(),
+            link: self.link.subscribe(),
+        }
     }
 
     pub(super) fn remove(&mut self, id: &ContainerId, reply: Reply<()>) {
@@ -243,15 +231,15 @@ impl Driver {
         }
         let record = container.record.clone();
         // One that runs out of the monitor's reach is ended by its undoing.
-        let ending = self.containers.get(id).map(|container| self.ending_of(container));
-        let ending = ending.filter(|ending| runs(&record) && ending.link.is_some());
+        let is_reached = runs(&record) && self.link.borrow().is_some();
+        let stop = self.containers.get(id).filter(|_| is_reached).map(|container| self.stop_of(container));
         let (node, store, id) = (self.node.clone(), self.store.clone(), id.clone());
         self.work.spawn(async move {
-            let ended = match ending {
-                Some(ending) => ending.end(KILL, Duration::ZERO).await,
+            let stopped = match stop {
+                Some(stop) => stop.run(KILL, Duration::ZERO).await,
                 None => Ok(()),
             };
-            let outcome = match ended {
+            let outcome = match stopped {
                 Ok(()) => blocking(move || undo_container(&node, &store, &record)).await,
                 Err(error) => Err(error),
             };
@@ -264,6 +252,7 @@ impl Driver {
         let waiters = std::mem::take(&mut container.removal);
         if outcome.is_ok() {
             let metadata = container.record.config.metadata.clone();
+            container.init.send_replace(Init::Absent);
             self.containers.remove(id);
             // Its end may have come, and been saved, after the folder went.
             if let Err(error) = self.store.remove_container_folder(&self.record.id, id) {
@@ -318,47 +307,5 @@ impl Driver {
             return Ok(record.clone());
         }
         Err(PodError::WrongState { id: id.clone(), state: state_name(record), due: "running" })
-    }
-}
-
-/// The ending of one container.
-struct Ending {
-    node: Arc<Node>,
-    /// None: the monitor cannot be reached, or is gone and the kill of what it left is under way.
-    link: Option<MonitorLink>,
-    id: ContainerId,
-    cgroup: String,
-    ended: watch::Receiver<bool>,
-}
-
-impl Ending {
-    /// Asks the container to end, waits, kills it, and waits until it is gone.
-    async fn end(mut self, signal: i32, grace: Duration) -> Result<(), PodError> {
-        if !grace.is_zero()
-            && self.signal(signal).await?
-            && let Ok(ended) = tokio::time::timeout(grace, self.ended.wait_for(|ended| *ended)).await
-        {
-            // The other end closes only with the driver, when there is nothing left to wait for.
-            return ended.map(drop).map_err(|_| PodError::Stopping);
-        }
-        if !self.signal(KILL).await? {
-            let (node, cgroup) = (self.node.clone(), self.cgroup.clone());
-            blocking(move || Ok(kill_pod_cgroups(&node.hierarchies, &[cgroup])?)).await?;
-        }
-        match tokio::time::timeout(KILL_TIMEOUT, self.ended.wait_for(|ended| *ended)).await {
-            Ok(ended) => ended.map(drop).map_err(|_| PodError::Stopping),
-            Err(_) => Err(PodError::DidNotStop { id: self.id, seconds: KILL_TIMEOUT.as_secs() }),
-        }
-    }
-
-    /// Whether the monitor was there to send it.
-    async fn signal(&self, signal: i32) -> Result<bool, PodError> {
-        let Some(link) = &self.link else { return Ok(false) };
-        match link.signal(ProcessRef::Container(self.id.clone()), signal, false).await {
-            // Ended already: the news is on its way to the driver.
-            Ok(()) | Err(MonitorError::NotRunning { .. }) => Ok(true),
-            Err(MonitorError::Gone) => Ok(false),
-            Err(source) => Err(PodError::Signal { id: self.id.clone(), source }),
-        }
     }
 }

@@ -22,9 +22,12 @@ use tokio::time::Instant;
 /// A connection that is lost again sooner is not restored at once: whatever takes it may go on doing so.
 const KEPT_AT_LEAST: Duration = Duration::from_secs(1);
 
+/// Ends of containers are not heard of in between, and callers of StopContainer wait for them.
+pub(super) const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(2);
+
 impl Driver {
     pub(super) fn on_connection_lost(&mut self) {
-        self.link = None;
+        self.link.send_replace(None);
         self.events = None;
         // A stop finds the monitor by itself.
         if self.stopping.is_none() && !self.is_stopped() {
@@ -36,7 +39,7 @@ impl Driver {
     /// Looks for the monitor, at once or after a pause.
     pub(super) fn begin_search(&mut self, is_first: bool) {
         if is_first {
-            self.search_pauses = Pauses::new();
+            self.search_pauses = Pauses::of_at_most(SEARCH_PAUSE_MAX);
         }
         let pause = if is_first { Duration::ZERO } else { self.search_pauses.next() };
         let folder = self.node.layout.pod(&self.record.id);
@@ -83,7 +86,7 @@ impl Driver {
     fn record_found(&mut self, monitor: Monitor) {
         tracing::info!(sandbox = %self.record.id, "the connection to the pod's monitor is restored");
         self.found_at = Some(Instant::now());
-        self.link = Some(monitor.link.clone());
+        self.link.send_replace(Some(monitor.link.clone()));
         if !monitor.watches_pause() {
             self.record_not_ready();
         }

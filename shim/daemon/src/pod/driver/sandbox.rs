@@ -37,7 +37,7 @@ impl Driver {
         let containers = self.containers.keys().chain(self.making.keys()).map(|id| cgroups.container(id)).collect();
         self.give_makers_up();
         let (node, store, record, door) = (self.node.clone(), self.store.clone(), self.record.clone(), self.door.clone());
-        let order = StopOrder { link: self.link.clone(), containers };
+        let order = StopOrder { link: self.link.borrow().clone(), containers };
         self.work.spawn(async move {
             let closed = blocking(move || {
                 door.close();
@@ -59,7 +59,7 @@ impl Driver {
     pub(super) fn on_sandbox_stopped(&mut self, outcome: Result<(), PodError>) {
         let waiters = self.stopping.take().unwrap_or_default();
         if outcome.is_ok() {
-            self.link = None;
+            self.link.send_replace(None);
             self.record.network_released = true;
             self.record.phase = SandboxPhase::NotReady;
             self.record_sandbox();
@@ -69,7 +69,7 @@ impl Driver {
             self.on_killed(&lost, Ok(()));
         } else if self.events.is_none() {
             // The connection went meanwhile: what is left of the pod is looked at as at any other time.
-            self.link = None;
+            self.link.send_replace(None);
             self.begin_search(true);
         }
         let failed = outcome.is_err();

@@ -58,7 +58,7 @@ impl Driver {
                 let outcome = check_not_removed(container).and_then(|()| {
                     let record = with_resources(&container.record, resources)?;
                     self.store.save_container(&record)?;
-                    container.record = record;
+                    container.keep(record);
                     Ok(())
                 });
                 outcome.map_err(|error| (error, Some(changes)))

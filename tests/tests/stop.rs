@@ -1,0 +1,122 @@
+//! A container that is stopped is asked first, whatever else happens at that moment; and the stop always ends.
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use podbox_proto::v1::ContainerState;
+use podbox_tests::{Census, ContainerSpec, Daemon, Intruder, Pod, PodSpec, wait};
+use std::time::Duration;
+
+/// Ends with a code of its own when it is asked to.
+const OBEYS: &str = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+
+async fn obedient(pod: &Pod, name: &str) -> Result<podbox_tests::Container> {
+    let container = pod.run(&ContainerSpec::shell(name, OBEYS)).await?;
+    wait::until_true("it listens", || container.output().is_ok_and(|output| output.contains("ready"))).await?;
+    Ok(container)
+}
+
+fn signal(pid: i32, signal: Signal) -> Result<()> {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {pid}"))
+}
+
+#[tokio::test]
+async fn a_stop_while_the_connection_is_lost_takes_nobodys_grace() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let monitor = daemon.monitor_of(&pod.id).context("the pod's monitor")?;
+    for round in 0..3 {
+        let container = obedient(&pod, &format!("obeys-{round}")).await?;
+        // The request to signal lies in a connection that is about to be cut.
+        signal(monitor, Signal::SIGSTOP)?;
+        let stop = tokio::spawn({
+            let container = container.clone();
+            async move { container.stop(60).await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let intruder = Intruder::connect(&daemon, &pod)?;
+        signal(monitor, Signal::SIGCONT)?;
+        stop.await?.with_context(|| format!("round {round}"))?;
+        assert_eq!(container.exit_code().await?, 5, "round {round}: it was asked");
+        intruder.is_replaced().await?;
+    }
+    // A connection that is lost again soon is not restored at once.
+    let container = obedient(&pod, "obeys").await?;
+    for _ in 0..2 {
+        Intruder::connect(&daemon, &pod)?.is_replaced().await?;
+    }
+    let intruder = Intruder::connect(&daemon, &pod)?;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    container.stop(60).await?;
+    assert_eq!(container.exit_code().await?, 5, "it was asked");
+    intruder.is_replaced().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_container_whose_monitor_hangs_is_asked_past_it() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let (obeys, defies) = (obedient(&pod, "obeys").await?, pod.run(&ContainerSpec::shell("defies", "trap '' TERM; sleep 1000")).await?);
+    let (pid, monitor) = (defies.pid().await?, daemon.monitor_of(&pod.id).context("the pod's monitor")?);
+    signal(monitor, Signal::SIGSTOP)?;
+    let stops = [(&obeys, 60), (&defies, 1)].map(|(container, grace)| {
+        let container = container.clone();
+        tokio::spawn(async move { container.stop(grace).await })
+    });
+    wait::until_true("one is killed though the monitor hangs", || !podbox_tests::host::runs(pid)).await?;
+    signal(monitor, Signal::SIGCONT)?;
+    for stop in stops {
+        stop.await??;
+    }
+    assert_eq!((obeys.exit_code().await?, defies.exit_code().await?), (5, 137));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stop_or_removal_that_overtakes_a_start_succeeds() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    for round in 0..20 {
+        let container = pod.create(&ContainerSpec::sleeper(&format!("c{round}"))).await?;
+        let start = tokio::spawn({
+            let container = container.clone();
+            async move { container.start().await }
+        });
+        // At different moments of the start.
+        tokio::time::sleep(Duration::from_micros(250 * (round % 10))).await;
+        if round < 10 {
+            container.stop(0).await.with_context(|| format!("stop {round}"))?;
+            // A start that came after the stop is none of the stop's business.
+            if start.await?.is_ok() {
+                container.stop(0).await?;
+                assert_eq!(container.state().await?, ContainerState::ContainerExited);
+            }
+        }
+        container.remove().await.with_context(|| format!("remove {round}"))?;
+    }
+    pod.end().await?;
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+#[tokio::test]
+async fn a_pod_whose_stop_overtakes_starts_is_stopped() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    for round in 0..8 {
+        let pod = daemon.run_pod(&PodSpec::new(&format!("pod-{round}"))).await?;
+        let mut starts = Vec::new();
+        for number in 0..3 {
+            let container = pod.create(&ContainerSpec::sleeper(&format!("c{number}"))).await?;
+            starts.push(tokio::spawn(async move { container.start().await }));
+        }
+        tokio::time::sleep(Duration::from_micros(500 * round)).await;
+        pod.stop().await.with_context(|| format!("stop {round}"))?;
+        for start in starts {
+            // It began before the stop or was refused; either way nothing runs.
+            let _ = start.await?;
+        }
+        pod.remove().await?;
+    }
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
