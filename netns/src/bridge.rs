@@ -40,7 +40,7 @@ use crate::error::{BridgeError, SysctlError};
 use crate::mac::MacAddress;
 use crate::rtnl::{self, Rtnl};
 use crate::sysctl;
-pub use attach::Attachment;
+pub use attach::{Attachment, delete_port};
 pub use config::BridgeConfig;
 use firewall::NftSocket;
 

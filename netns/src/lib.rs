@@ -27,7 +27,7 @@ mod rtnl;
 mod sysctl;
 
 pub use address::{AddressPool, PODS_MAX, PodAddresses};
-pub use bridge::{Attachment, Bridge, BridgeConfig};
+pub use bridge::{Attachment, Bridge, BridgeConfig, delete_port};
 pub use claim::BridgeClaim;
 pub use counters::{CountersError, LinkCounters, PodLinks, Traffic};
 pub use error::{BridgeError, ClaimError, ConfigError, FirewallError, PodNetnsError, PoolError, SysctlError};

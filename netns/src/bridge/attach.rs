@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 use std::{io, thread};
 
+use rtnetlink::packet_route::link::LinkMessage;
 use serde::{Deserialize, Serialize};
 
 use super::port::{self, Port};
@@ -124,21 +125,12 @@ impl Bridge {
         Ok(Attachment { host_ifname: port.name, mac, mtu_bytes: port.mtu_bytes, addresses: port.addresses })
     }
 
-    /// The kernel does not return before nobody can be using the link any more, some 20 ms.
-    ///
     /// The link may be gone, with the pod's namespace, and the entry for its address still stand.
     fn detach_here(&self, node: &DirectRtnl, name: &str, id: &str, address: Option<Ipv4Addr>) -> Result<(), BridgeError> {
         let index = self.shared.index;
-        let failed = |source| BridgeError::DeletePort { link: name.to_owned(), id: id.to_owned(), source };
-        let found = node.link(name);
-        let found = found.map_err(|source| BridgeError::GetLink { link: name.to_owned(), source })?;
-        if let Some(link) = found.filter(|link| port::is_of(link, id, index)) {
-            match node.order(Order::delete_link(link.header.index)) {
-                Err(error) if !is_no_device(&error) => return Err(failed(error)),
-                _ => {}
-            }
-        }
-        address.map_or(Ok(()), |address| delete_neighbour(node, index, address)).map_err(failed)
+        delete_link(node, name, id, |link| port::is_of(link, id, index))?;
+        let deleted = address.map_or(Ok(()), |address| delete_neighbour(node, index, address));
+        deleted.map_err(|source| BridgeError::DeletePort { link: name.to_owned(), id: id.to_owned(), source })
     }
 
     /// Makes the pair, in place of one that an earlier attempt for the same pod left.
@@ -184,6 +176,31 @@ impl Bridge {
         };
         let set = node.order(Order::set_neighbour(*index, address, port.pod_mac().octets()));
         set.map_err(|source| BridgeError::AddNeighbour { bridge: name.clone(), address: address.into(), id: port.id.clone(), source })
+    }
+}
+
+/// Deletes the veth pair of the pod `id` where there is no bridge to take it off: one that cannot be opened, or is somebody else's by
+/// now. Nothing there is fine.
+///
+/// # Errors
+/// The kernel would not tell about the link, or not delete it.
+pub async fn delete_port(id: &str) -> Result<(), BridgeError> {
+    let (name, owned_id) = (port::name(id)?, id.to_owned());
+    let deleted = pod::on_own_thread(move || {
+        let node = DirectRtnl::open().map_err(|source| BridgeError::GetLink { link: name.clone(), source })?;
+        delete_link(&node, &name, &owned_id, |link| port::id_of(link) == Some(&owned_id))
+    });
+    deleted.await.map_err(|source| BridgeError::Pod { id: id.to_owned(), source })?
+}
+
+/// The kernel does not return before nobody can be using the link any more, some 20 ms.
+fn delete_link(node: &DirectRtnl, name: &str, id: &str, is_the_pods: impl Fn(&LinkMessage) -> bool) -> Result<(), BridgeError> {
+    let found = node.link(name);
+    let found = found.map_err(|source| BridgeError::GetLink { link: name.to_owned(), source })?;
+    let Some(link) = found.filter(is_the_pods) else { return Ok(()) };
+    match node.order(Order::delete_link(link.header.index)) {
+        Err(error) if !is_no_device(&error) => Err(BridgeError::DeletePort { link: name.to_owned(), id: id.to_owned(), source: error }),
+        _ => Ok(()),
     }
 }
 

@@ -39,12 +39,17 @@ impl Bridge {
             self.serve(addresses.as_slice()).await?;
         }
         let port = Port { name: port::name(id)?, id: id.to_owned(), bridge_index, mtu_bytes, addresses: addresses.clone() };
-        let mut orders = vec![Order::change_link(port.enslave()), Order::change_link(port.start(sysctl::has_ipv6(&port.name)))];
+        let failed = |source| BridgeError::Reattach { bridge: bridge.clone(), link: port.name.clone(), id: port.id.clone(), source };
+        let node = self.open_direct()?;
+        match node.order(Order::change_link(port.enslave())) {
+            // And with it whoever could be found there: no entry may say that it can.
+            Err(error) if is_no_device(&error) => return Ok(()),
+            enslaved => enslaved.map_err(failed)?,
+        }
+        let mut orders = vec![Order::change_link(port.start(sysctl::has_ipv6(&port.name)))];
         orders.extend(addresses.first_ipv4().map(|address| Order::set_neighbour(bridge_index, address, port.pod_mac().octets())));
-        match self.open_direct()?.orders(orders) {
-            Err(refusal) if !is_no_device(&refusal.source) => {
-                Err(BridgeError::Reattach { bridge: bridge.clone(), link: port.name, id: port.id, source: refusal.source })
-            }
+        match node.orders(orders) {
+            Err(refusal) if !is_no_device(&refusal.source) => Err(failed(refusal.source)),
             _ => Ok(()),
         }
     }

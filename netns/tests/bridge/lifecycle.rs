@@ -194,7 +194,32 @@ fn a_bridge_that_was_deleted_is_made_again_and_its_pods_are_put_on_it() {
             from.netns.call(target).unwrap();
             accepted.join().unwrap();
         }
-        again.reattach(&id(5), &fresh.attachment.addresses).await.unwrap();
+        // A pod that went at that moment is found nowhere.
+        let gone = pool.reserve(&Owner::new(&id(5))).unwrap();
+        again.reattach(&id(5), &gone).await.unwrap();
+        assert!(!node.neighbours("pods0").await.contains(&gone.as_slice()[0].ip()));
+    });
+}
+
+#[test]
+fn a_pods_link_goes_without_its_bridge_and_nobody_elses_does() {
+    on_node(async |node: Node| {
+        let bridge = Bridge::open(&config("pods0", &DUAL)).await.unwrap();
+        let mut pool = AddressPool::new(&config("pods0", &DUAL).subnets).unwrap();
+        let pods = [Pod::attach(&bridge, &mut pool, 1).await, Pod::attach(&bridge, &mut pool, 2).await];
+        let [on_a_bridge, orphan] = &pods;
+        let has = async |pod: &Pod| node.link(&pod.attachment.host_ifname).await.is_some();
+        podbox_netns::delete_port(&on_a_bridge.id).await.unwrap();
+        assert_eq!((has(on_a_bridge).await, has(orphan).await), (false, true));
+        node.delete("pods0").await;
+        // The name alone does not make a link a pod's.
+        let other = format!("{}-another", &orphan.id[..13]);
+        podbox_netns::delete_port(&other).await.unwrap();
+        assert!(has(orphan).await);
+        for _ in 0..2 {
+            podbox_netns::delete_port(&orphan.id).await.unwrap();
+            assert!(!has(orphan).await);
+        }
     });
 }
 

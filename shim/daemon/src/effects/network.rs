@@ -5,7 +5,7 @@
 
 use crate::chain::Chain;
 use ipnetwork::IpNetwork;
-use podbox_netns::{AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, Owner, PodAddresses, PoolError};
+use podbox_netns::{AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, Owner, PodAddresses, PoolError, delete_port};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
@@ -156,10 +156,20 @@ impl Network {
     /// # Errors
     /// The link stands, or neighbours are still told where the pod was.
     pub async fn detach(&self, id: &str) -> Result<(), NetworkError> {
-        // Nothing hangs on a bridge that cannot be opened.
-        let Ok(bridge) = self.opened().await else { return Ok(()) };
-        let addresses = self.addresses(id);
-        bridge.detach(id, addresses.as_ref()).await.map_err(|source| NetworkError::Detach { id: id.to_owned(), source })
+        let failed = |source| NetworkError::Detach { id: id.to_owned(), source };
+        loop {
+            let Ok(bridge) = self.opened().await else { return delete_port(id).await.map_err(failed) };
+            let addresses = self.addresses(id);
+            bridge.detach(id, addresses.as_ref()).await.map_err(failed)?;
+            // One that is made again meanwhile may have taken the pod over, for it was still there.
+            if self.is_current(&bridge) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_current(&self, bridge: &Bridge) -> bool {
+        self.bridge().get().is_some_and(|open| open.index() == bridge.index())
     }
 
     /// Disconnects what hangs on the bridge and belongs to no pod; tells whose it was. What pods have must be restored before.

@@ -6,9 +6,13 @@ use podbox_plan::sealed_memfd;
 use rustix::io::Errno;
 use rustix::process::Rlimit;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 const PAUSE: &[u8] = include_bytes!(env!("PODBOX_PAUSE"));
 const MONITOR: &[u8] = include_bytes!(env!("PODBOX_MONITOR"));
+
+/// How long the start of the daemon waits for a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A program cannot be put into memory.
 #[derive(Debug, thiserror::Error)]
@@ -43,5 +47,5 @@ impl Programs {
 }
 
 fn sealed(name: &'static str, program: &[u8]) -> Result<OwnedFd, ProgramsError> {
-    sealed_memfd(name, program).map(OwnedFd::from).map_err(|source| ProgramsError { name, source })
+    sealed_memfd(name, program, PATIENCE).map(OwnedFd::from).map_err(|source| ProgramsError { name, source })
 }

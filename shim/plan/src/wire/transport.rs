@@ -14,9 +14,13 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 /// The body of a packet whose message is in the memfd that comes with it. It is no JSON value, so it cannot be mistaken.
 const IN_MEMFD: &[u8] = b"memfd";
+
+/// Whoever sends serves others too: a message that cannot be sealed by then is refused, and sent again by who needs it.
+const SEAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A message could not be sent or taken.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +88,7 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, descriptors: &[Borrowe
     if body.len() > MESSAGE_BYTES_MAX {
         return Err(WireError::TooLarge { bytes: body.len() as u64 });
     }
-    let memfd = sealed_memfd("podbox-message", &body)?;
+    let memfd = sealed_memfd("podbox-message", &body, SEAL_PATIENCE)?;
     let mut with_body = descriptors.to_vec();
     with_body.push(memfd.as_fd());
     send_packet(socket.as_fd(), IN_MEMFD, &with_body)

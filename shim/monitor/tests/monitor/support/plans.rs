@@ -213,5 +213,7 @@ fn pause_program() -> OwnedFd {
     let mut command = std::process::Command::new(rustc);
     command.current_dir(pause).args(["@rustc-args.txt", "src/main.rs", "-o"]).arg(&path);
     assert!(command.status().expect("run rustc").success());
-    podbox_plan::sealed_memfd("podbox-pause", &std::fs::read(&path).expect("read pause")).expect("sealed").into()
+    podbox_plan::sealed_memfd("podbox-pause", &std::fs::read(&path).expect("read pause"), std::time::Duration::from_secs(30))
+        .expect("sealed")
+        .into()
 }
