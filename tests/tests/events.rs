@@ -1,6 +1,6 @@
 //! GetContainerEvents: what is told, to whom, and what becomes of those who do not listen.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use podbox_proto::v1;
 use podbox_proto::v1::{ContainerEventType, ContainerState, PodSandboxState};
 use podbox_tests::{ContainerSpec, Daemon, PodSpec, assert_refused, wait};
@@ -13,6 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Created and deleted: two events each, more in all than podbox keeps and the connection holds.
 const UNREAD_CONTAINERS: usize = 560;
 const FLOODERS: usize = 8;
+/// At a time.
+const SUBSCRIBERS_MAX: usize = 64;
 /// What a label makes of each event: the connection holds few of these.
 const LABEL_BYTES: usize = 64 * 1024;
 
@@ -127,6 +129,10 @@ async fn a_subscriber_that_does_not_read_is_cut_off_and_holds_up_nobody() -> Res
     }
     flood.join_all().await.into_iter().collect::<Result<(), Status>>()?;
     assert_eq!(reader.await??, 2 * UNREAD_CONTAINERS, "who reads hears all");
+    // Its place is free although it has not read that it is cut off.
+    let others = fill(&daemon).await?;
+    assert_eq!(others.len(), SUBSCRIBERS_MAX);
+    drop(others);
     let end = loop {
         match tokio::time::timeout(PATIENCE, lazy.0.message()).await.context("neither an event nor the end")? {
             Ok(Some(_)) => {}
@@ -138,17 +144,21 @@ async fn a_subscriber_that_does_not_read_is_cut_off_and_holds_up_nobody() -> Res
     Ok(())
 }
 
+/// As many as are let in.
+async fn fill(daemon: &Daemon) -> Result<Vec<Events>> {
+    let mut subscribers = Vec::new();
+    while let Ok(events) = Events::subscribe(daemon).await {
+        subscribers.push(events);
+        ensure!(subscribers.len() < 1000, "without a bound");
+    }
+    Ok(subscribers)
+}
+
 #[tokio::test]
 async fn subscribers_are_bounded_and_one_that_leaves_makes_room() -> Result<()> {
     let daemon = Daemon::for_test().await?;
-    let mut subscribers = Vec::new();
-    let refused = loop {
-        match Events::subscribe(&daemon).await {
-            Ok(events) => subscribers.push(events),
-            Err(status) => break status,
-        }
-        assert!(subscribers.len() < 1000, "without a bound");
-    };
+    let mut subscribers = fill(&daemon).await?;
+    let refused = Events::subscribe(&daemon).await.map(drop).expect_err("more than the bound");
     assert_refused::<()>(Err(refused), Code::ResourceExhausted, &["events"]);
     subscribers.pop();
     wait::until("room for one more", || async { Events::subscribe(&daemon).await.ok() }).await?;

@@ -9,23 +9,23 @@
 
 mod feed;
 mod file;
+mod load;
 mod record;
 
-pub use feed::{Change, ChangeKind, TooManySubscribers};
+pub use feed::{Change, ChangeKind, Subscription, TooManySubscribers};
 pub use file::{RecordError, read_record, write_record};
+pub use load::{DamagedPod, Loaded, LoadedPod};
 pub use record::{ContainerPhase, ContainerRecord, ExitReason, ImageIdentity, PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord};
 
 use crate::plan::Layout;
 use feed::{Feed, changes_of_container, changes_of_sandbox};
+use file::{json_bytes, make_private};
 use ipnetwork::IpNetwork;
 use podbox_cgroup::Made;
 use podbox_plan::{ContainerId, SandboxId};
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::broadcast;
 
 /// All records.
 #[derive(Debug)]
@@ -57,33 +57,6 @@ pub enum LookupError {
         /// As it was asked for, shortened.
         id: String,
     },
-}
-
-/// One pod as it stands on disk.
-#[derive(Debug)]
-pub struct LoadedPod {
-    /// Its sandbox.
-    pub sandbox: SandboxRecord,
-    /// Its containers.
-    pub containers: Vec<ContainerRecord>,
-}
-
-/// A pod whose record is of no use.
-#[derive(Debug)]
-pub struct DamagedPod {
-    /// Its id, by its folder's name.
-    pub id: SandboxId,
-    /// Where its folder is now.
-    pub folder: PathBuf,
-}
-
-/// What stands on disk.
-#[derive(Debug)]
-pub struct Loaded {
-    /// Pods.
-    pub pods: Vec<LoadedPod>,
-    /// What is left of others.
-    pub damaged: Vec<DamagedPod>,
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -144,7 +117,7 @@ impl Store {
         let shown = Arc::new(record.clone());
         let old = sandboxes.insert(record.id.clone(), shown.clone());
         let kinds = changes_of_sandbox(old.as_deref(), record);
-        self.feed.tell(&kinds, record.id.as_str(), || (Some(shown), of_pod(&containers, &record.id)));
+        self.feed.tell(&kinds, record.id.as_str(), || json_bytes(record), || (Some(shown), of_pod(&containers, &record.id)));
     }
 
     /// Shows a container's new state to readers although it could not be written.
@@ -153,14 +126,14 @@ impl Store {
         let old = containers.insert(record.id.clone(), Arc::new(record.clone()));
         let kinds = changes_of_container(old.as_deref(), record);
         let pod = || (read(&self.sandboxes).get(&record.sandbox_id).cloned(), of_pod(&containers, &record.sandbox_id));
-        self.feed.tell(&kinds, record.id.as_str(), pod);
+        self.feed.tell(&kinds, record.id.as_str(), || json_bytes(record), pod);
     }
 
     /// Forgets a sandbox. Its folder is removed by whoever tears the pod down.
     pub fn forget_sandbox(&self, id: &SandboxId) {
         let containers = read(&self.containers);
         let Some(old) = write(&self.sandboxes).remove(id).filter(|old| old.phase != SandboxPhase::Creating) else { return };
-        self.feed.tell(&[ChangeKind::Deleted], id.as_str(), || (Some(old), of_pod(&containers, id)));
+        self.feed.tell(&[ChangeKind::Deleted], id.as_str(), || json_bytes(&*old), || (Some(old.clone()), of_pod(&containers, id)));
     }
 
     /// Forgets a container.
@@ -168,14 +141,14 @@ impl Store {
         let mut containers = write(&self.containers);
         let Some(old) = containers.remove(id).filter(|old| old.phase != ContainerPhase::Creating) else { return };
         let pod = || (read(&self.sandboxes).get(&old.sandbox_id).cloned(), of_pod(&containers, &old.sandbox_id));
-        self.feed.tell(&[ChangeKind::Deleted], id.as_str(), pod);
+        self.feed.tell(&[ChangeKind::Deleted], id.as_str(), || json_bytes(&*old), pod);
     }
 
     /// From now on every change of what readers see.
     ///
     /// # Errors
     /// Enough callers are told already.
-    pub fn subscribe(&self) -> Result<broadcast::Receiver<Arc<Change>>, TooManySubscribers> {
+    pub fn subscribe(&self) -> Result<Subscription, TooManySubscribers> {
         self.feed.subscribe()
     }
 
@@ -212,60 +185,6 @@ impl Store {
     pub fn container(&self, id: &str) -> Result<Arc<ContainerRecord>, LookupError> {
         let visible = |record: &Arc<ContainerRecord>| record.phase != ContainerPhase::Creating;
         lookup(&read(&self.containers), "container", id, ContainerId::as_str, visible)
-    }
-
-    /// Reads every pod's records from disk; damaged ones are quarantined. Nothing is shown to readers yet.
-    ///
-    /// # Errors
-    /// The folder of pods cannot be read.
-    pub fn load(&self) -> Result<Loaded, RecordError> {
-        let mut loaded = Loaded { pods: Vec::new(), damaged: Vec::new() };
-        for (folder, id) in folders(&self.layout.pods())? {
-            let Ok(id) = SandboxId::try_from(id) else {
-                self.quarantine(&folder, "its name is no sandbox id");
-                continue;
-            };
-            let reason = match read_record::<SandboxRecord>(&self.layout.sandbox_record(&id)) {
-                Err(error) if error.is_absent() => {
-                    self.discard(&folder);
-                    continue;
-                }
-                Ok(SandboxRecord { version, .. }) if version > RECORD_VERSION => return Err(RecordError::Later { path: folder, version }),
-                Ok(sandbox) if sandbox.id == id => match self.load_containers(&id) {
-                    Ok(containers) => {
-                        loaded.pods.push(LoadedPod { sandbox, containers });
-                        continue;
-                    }
-                    Err(error @ RecordError::Later { .. }) => return Err(error),
-                    Err(error) => error.to_string(),
-                },
-                Ok(_) => "the record is another sandbox's".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            if let Some(folder) = self.quarantine(&folder, &reason) {
-                loaded.damaged.push(DamagedPod { id, folder });
-            }
-        }
-        Ok(loaded)
-    }
-
-    fn load_containers(&self, sandbox: &SandboxId) -> Result<Vec<ContainerRecord>, RecordError> {
-        let mut containers = Vec::new();
-        for (folder, id) in folders(&self.layout.containers(sandbox))? {
-            let record =
-                ContainerId::try_from(id).ok().map(|id| read_record::<ContainerRecord>(&folder.join("container.json")).map(|r| (id, r)));
-            match record {
-                Some(Ok((_, ContainerRecord { version, .. }))) if version > RECORD_VERSION => {
-                    return Err(RecordError::Later { path: folder, version });
-                }
-                Some(Ok((id, record))) if record.id == id && record.sandbox_id == *sandbox => containers.push(record),
-                Some(Err(error)) if error.is_absent() => self.discard(&folder),
-                Some(Ok(_)) => drop(self.quarantine(&folder, "the record is another container's")),
-                Some(Err(error)) => drop(self.quarantine(&folder, &error.to_string())),
-                None => drop(self.quarantine(&folder, "its name is no container id")),
-            }
-        }
-        Ok(containers)
     }
 
     /// Removes a sandbox's folder with all its records, as one step: a crash leaves all of it or nothing that counts.
@@ -323,15 +242,6 @@ impl Store {
         Ok(())
     }
 
-    /// Empties the trash: what a crash kept from being removed there.
-    pub fn empty_trash(&self) {
-        if let Err(error) = std::fs::remove_dir_all(self.layout.trash())
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "the trash cannot be emptied");
-        }
-    }
-
     fn remove_folder(&self, folder: &Path) -> Result<(), RecordError> {
         let trash = self.layout.trash();
         let failed = |source| RecordError::Write { path: folder.to_owned(), source };
@@ -343,56 +253,6 @@ impl Store {
         }
         std::fs::remove_dir_all(&aside).map_err(failed)
     }
-
-    /// A folder without a record: its making was cut off before anything was done.
-    fn discard(&self, folder: &Path) {
-        if let Err(error) = self.remove_folder(folder) {
-            tracing::error!(folder = %folder.display(), %error, "an empty folder cannot be removed");
-        }
-    }
-
-    /// Moves what cannot be understood out of the way, whole, for people to look at; tells where it is now.
-    fn quarantine(&self, folder: &Path, reason: &str) -> Option<PathBuf> {
-        let aside = self.layout.quarantine();
-        let name = folder.file_name().unwrap_or_default();
-        let moved = make_private(&aside).and_then(|()| {
-            let target = aside.join(name);
-            if target.exists() {
-                std::fs::remove_dir_all(&target)?;
-            }
-            std::fs::rename(folder, &target).map(|()| target)
-        });
-        match moved {
-            Ok(target) => {
-                tracing::error!(folder = %folder.display(), reason, "a damaged record was quarantined");
-                Some(target)
-            }
-            Err(error) => {
-                tracing::error!(folder = %folder.display(), reason, %error, "a damaged record cannot be moved away");
-                None
-            }
-        }
-    }
-}
-
-/// Makes a folder for root alone.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// The folders in a folder; none if it is not there.
-fn folders(path: &Path) -> Result<Vec<(PathBuf, String)>, RecordError> {
-    let entries = match std::fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(RecordError::Read { path: path.to_owned(), source }),
-    };
-    let mut folders = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|source| RecordError::Read { path: path.to_owned(), source })?;
-        folders.push((entry.path(), entry.file_name().to_string_lossy().into_owned()));
-    }
-    Ok(folders)
 }
 
 fn lookup<I: Ord + Clone, R>(

@@ -7,22 +7,20 @@ use super::{Cri, containers, sandboxes};
 use crate::store::{Change, ChangeKind};
 use futures_util::stream;
 use podbox_proto::v1;
-use tokio::sync::broadcast::error::RecvError;
 use tonic::Status;
 
 /// Events from now on. A caller that does not keep up gets an error and the end of the stream: it has to list anew.
+///
+/// Its stream and its connection are its own to close: nothing is kept for it any more, and its place is another's.
 pub(super) fn subscribe(cri: &Cri) -> Result<Pieces<v1::ContainerEventResponse>, Status> {
-    let changes = cri.store.subscribe().map_err(|full| Status::resource_exhausted(full.to_string()))?;
+    let subscription = cri.store.subscribe().map_err(|full| Status::resource_exhausted(full.to_string()))?;
     // Counted for as long as the stream is held.
     let counted = cri.node.metrics.event_subscribers.enter();
-    Ok(Box::pin(stream::unfold(Some((changes, counted)), async |subscription| {
-        let (mut changes, counted) = subscription?;
-        match changes.recv().await {
-            Ok(change) => Some((Ok(message(&change)), Some((changes, counted)))),
-            Err(RecvError::Lagged(missed)) => {
-                Some((Err(Status::data_loss(format!("{missed} events came faster than they were read: list anew"))), None))
-            }
-            Err(RecvError::Closed) => None,
+    Ok(Box::pin(stream::unfold(Some((subscription, counted)), async |subscribed| {
+        let (mut subscription, counted) = subscribed?;
+        match subscription.next().await? {
+            Ok(change) => Some((Ok(message(&change)), Some((subscription, counted)))),
+            Err(behind) => Some((Err(Status::data_loss(format!("{behind}: list anew"))), None)),
         }
     })))
 }

@@ -1,16 +1,22 @@
 //! What changes, told to those who subscribe: a container, or a sandbox, was created, started, stopped or deleted.
 //!
 //! A change is what readers of the store see happen: it is told once it is shown, in the order in which it is shown. Without a
-//! subscriber it costs nothing. A subscriber that falls behind by more than [`BEHIND_MAX`] changes loses its place, which it is told
-//! of; nobody is ever waited for.
+//! subscriber it costs nothing. Nobody is ever waited for: a subscriber that falls behind by more than [`BEHIND_MAX`] changes, or
+//! [`BEHIND_BYTES_MAX`] of records, is let go at that moment, with everything that was kept for it. It hears of that when it reads again.
+
+mod subscription;
+
+pub use subscription::Subscription;
 
 use super::{ContainerPhase, ContainerRecord, SandboxPhase, SandboxRecord};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::sync::broadcast;
+use subscription::Subscriber;
 
 /// Changes that are kept for a subscriber that does not read.
 const BEHIND_MAX: usize = 1024;
+/// Likewise, what their records take as JSON, as a measure of what they take in memory. One change is kept however large it is.
+const BEHIND_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Subscribers at a time: each is an open connection of root's, and wants a message made for each change.
 const SUBSCRIBERS_MAX: usize = 64;
 
@@ -40,6 +46,8 @@ pub struct Change {
     pub sandbox: Option<Arc<SandboxRecord>>,
     /// The pod's containers.
     pub containers: Vec<Arc<ContainerRecord>>,
+    /// What the record of that object takes as JSON.
+    bytes: usize,
 }
 
 /// Nobody more can be told.
@@ -49,21 +57,27 @@ pub struct TooManySubscribers;
 
 /// Whom to tell; `None` once the daemon is about to end.
 #[derive(Debug)]
-pub(super) struct Feed(Mutex<Option<broadcast::Sender<Arc<Change>>>>);
+pub(super) struct Feed(Mutex<Option<Vec<Subscriber>>>);
 
 impl Feed {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Some(broadcast::Sender::new(BEHIND_MAX))))
+        Self(Mutex::new(Some(Vec::new())))
     }
 
-    pub(super) fn subscribe(&self) -> Result<broadcast::Receiver<Arc<Change>>, TooManySubscribers> {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*sender {
-            Some(sender) if sender.receiver_count() < SUBSCRIBERS_MAX => Ok(sender.subscribe()),
-            Some(_) => Err(TooManySubscribers),
+    pub(super) fn subscribe(&self) -> Result<Subscription, TooManySubscribers> {
+        let (subscriber, subscription) = subscription::pair();
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(subscribers) => {
+                subscribers.retain(Subscriber::is_there);
+                if subscribers.len() >= SUBSCRIBERS_MAX {
+                    return Err(TooManySubscribers);
+                }
+                subscribers.push(subscriber);
+            }
             // One that hears that there is nothing more to come.
-            None => Ok(broadcast::Sender::new(1).subscribe()),
+            None => drop(subscriber),
         }
+        Ok(subscription)
     }
 
     /// Tells everybody that there is nothing more to come.
@@ -71,21 +85,29 @@ impl Feed {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Tells `kinds` of what `id` names; `pod` is asked only if somebody listens.
+    /// Tells `kinds` of what `id` names; its size in bytes and its pod are asked for only if somebody listens.
     pub(super) fn tell(
         &self,
         kinds: &[ChangeKind],
         id: &str,
+        bytes: impl FnOnce() -> usize,
         pod: impl FnOnce() -> (Option<Arc<SandboxRecord>>, Vec<Arc<ContainerRecord>>),
     ) {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sender) = sender.as_ref().filter(|sender| sender.receiver_count() > 0 && !kinds.is_empty()) else { return };
-        let (sandbox, containers) = pod();
+        let mut subscribers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(subscribers) = subscribers.as_mut().filter(|subscribers| !subscribers.is_empty() && !kinds.is_empty()) else { return };
+        subscribers.retain(Subscriber::is_there);
+        let (bytes, (sandbox, containers)) = (bytes(), pod());
         for kind in kinds {
-            let change =
-                Change { kind: *kind, id: id.to_owned(), at_ns: now_ns(), sandbox: sandbox.clone(), containers: containers.clone() };
-            // The last subscriber may have gone this moment.
-            let _ = sender.send(Arc::new(change));
+            let change = Arc::new(Change {
+                kind: *kind,
+                id: id.to_owned(),
+                at_ns: now_ns(),
+                sandbox: sandbox.clone(),
+                containers: containers.clone(),
+                // The others of its pod are kept for the changes that made them what they are.
+                bytes,
+            });
+            subscribers.retain(|subscriber| subscriber.tell(&change));
         }
     }
 }

@@ -102,3 +102,26 @@ pub fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), RecordE
         failed(source)
     })
 }
+
+/// Makes a folder for root alone.
+pub(super) fn make_private(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// How many bytes a record takes as JSON.
+pub(super) fn json_bytes<T: Serialize>(record: &T) -> usize {
+    struct Counter(usize);
+    impl Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // What cannot be written as JSON is no record.
+    let _ = serde_json::to_writer(&mut counter, record);
+    counter.0
+}

@@ -1,0 +1,143 @@
+//! What a daemon finds on disk when it starts.
+
+use super::file::make_private;
+use super::{ContainerRecord, RECORD_VERSION, RecordError, SandboxRecord, Store, read_record};
+use podbox_plan::{ContainerId, SandboxId};
+use std::path::{Path, PathBuf};
+
+/// One pod as it stands on disk.
+#[derive(Debug)]
+pub struct LoadedPod {
+    /// Its sandbox.
+    pub sandbox: SandboxRecord,
+    /// Its containers.
+    pub containers: Vec<ContainerRecord>,
+}
+
+/// A pod whose record is of no use.
+#[derive(Debug)]
+pub struct DamagedPod {
+    /// Its id, by its folder's name.
+    pub id: SandboxId,
+    /// Where its folder is now.
+    pub folder: PathBuf,
+}
+
+/// What stands on disk.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Pods.
+    pub pods: Vec<LoadedPod>,
+    /// What is left of others.
+    pub damaged: Vec<DamagedPod>,
+}
+
+impl Store {
+    /// Empties the trash: what a crash kept from being removed there.
+    pub fn empty_trash(&self) {
+        if let Err(error) = std::fs::remove_dir_all(self.layout.trash())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the trash cannot be emptied");
+        }
+    }
+
+    /// Reads every pod's records from disk; damaged ones are quarantined. Nothing is shown to readers yet.
+    ///
+    /// # Errors
+    /// The folder of pods cannot be read.
+    pub fn load(&self) -> Result<Loaded, RecordError> {
+        let mut loaded = Loaded { pods: Vec::new(), damaged: Vec::new() };
+        for (folder, id) in folders(&self.layout.pods())? {
+            let Ok(id) = SandboxId::try_from(id) else {
+                self.quarantine(&folder, "its name is no sandbox id");
+                continue;
+            };
+            let reason = match read_record::<SandboxRecord>(&self.layout.sandbox_record(&id)) {
+                Err(error) if error.is_absent() => {
+                    self.discard(&folder);
+                    continue;
+                }
+                Ok(SandboxRecord { version, .. }) if version > RECORD_VERSION => return Err(RecordError::Later { path: folder, version }),
+                Ok(sandbox) if sandbox.id == id => match self.load_containers(&id) {
+                    Ok(containers) => {
+                        loaded.pods.push(LoadedPod { sandbox, containers });
+                        continue;
+                    }
+                    Err(error @ RecordError::Later { .. }) => return Err(error),
+                    Err(error) => error.to_string(),
+                },
+                Ok(_) => "the record is another sandbox's".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if let Some(folder) = self.quarantine(&folder, &reason) {
+                loaded.damaged.push(DamagedPod { id, folder });
+            }
+        }
+        Ok(loaded)
+    }
+
+    fn load_containers(&self, sandbox: &SandboxId) -> Result<Vec<ContainerRecord>, RecordError> {
+        let mut containers = Vec::new();
+        for (folder, id) in folders(&self.layout.containers(sandbox))? {
+            let record =
+                ContainerId::try_from(id).ok().map(|id| read_record::<ContainerRecord>(&folder.join("container.json")).map(|r| (id, r)));
+            match record {
+                Some(Ok((_, ContainerRecord { version, .. }))) if version > RECORD_VERSION => {
+                    return Err(RecordError::Later { path: folder, version });
+                }
+                Some(Ok((id, record))) if record.id == id && record.sandbox_id == *sandbox => containers.push(record),
+                Some(Err(error)) if error.is_absent() => self.discard(&folder),
+                Some(Ok(_)) => drop(self.quarantine(&folder, "the record is another container's")),
+                Some(Err(error)) => drop(self.quarantine(&folder, &error.to_string())),
+                None => drop(self.quarantine(&folder, "its name is no container id")),
+            }
+        }
+        Ok(containers)
+    }
+
+    /// A folder without a record: its making was cut off before anything was done.
+    fn discard(&self, folder: &Path) {
+        if let Err(error) = self.remove_folder(folder) {
+            tracing::error!(folder = %folder.display(), %error, "an empty folder cannot be removed");
+        }
+    }
+
+    /// Moves what cannot be understood out of the way, whole, for people to look at; tells where it is now.
+    fn quarantine(&self, folder: &Path, reason: &str) -> Option<PathBuf> {
+        let aside = self.layout.quarantine();
+        let name = folder.file_name().unwrap_or_default();
+        let moved = make_private(&aside).and_then(|()| {
+            let target = aside.join(name);
+            if target.exists() {
+                std::fs::remove_dir_all(&target)?;
+            }
+            std::fs::rename(folder, &target).map(|()| target)
+        });
+        match moved {
+            Ok(target) => {
+                tracing::error!(folder = %folder.display(), reason, "a damaged record was quarantined");
+                Some(target)
+            }
+            Err(error) => {
+                tracing::error!(folder = %folder.display(), reason, %error, "a damaged record cannot be moved away");
+                None
+            }
+        }
+    }
+}
+
+/// The folders in a folder; none if it is not there.
+fn folders(path: &Path) -> Result<Vec<(PathBuf, String)>, RecordError> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(RecordError::Read { path: path.to_owned(), source }),
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|source| RecordError::Read { path: path.to_owned(), source })?;
+        folders.push((entry.path(), entry.file_name().to_string_lossy().into_owned()));
+    }
+    Ok(folders)
+}
