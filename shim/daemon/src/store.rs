@@ -15,7 +15,9 @@ mod record;
 pub use feed::{Change, ChangeKind, Subscription, TooManySubscribers};
 pub use file::{RecordError, read_record, write_record};
 pub use load::{DamagedPod, Loaded, LoadedPod};
-pub use record::{ContainerPhase, ContainerRecord, ExitReason, ImageIdentity, PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord};
+pub use record::{
+    ContainerPhase, ContainerRecord, ExitReason, ImageIdentity, MadeContainer, PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord,
+};
 
 use crate::plan::Layout;
 use feed::{Feed, changes_of_container, changes_of_sandbox};

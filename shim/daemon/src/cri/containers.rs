@@ -33,7 +33,7 @@ fn image(record: &ContainerRecord) -> v1::ImageSpec {
 }
 
 fn image_id(record: &ContainerRecord) -> String {
-    record.image.as_ref().map(|image| image.id.clone()).unwrap_or_default()
+    record.made.as_ref().map(|made| made.image.id.clone()).unwrap_or_default()
 }
 
 fn entry(record: &ContainerRecord) -> v1::Container {
@@ -99,7 +99,7 @@ fn resources(resources: &Resources) -> v1::LinuxContainerResources {
 }
 
 fn user(record: &ContainerRecord) -> Option<v1::ContainerUser> {
-    let user = &record.plan.as_ref()?.user;
+    let user = &record.made.as_ref()?.plan.user;
     Some(v1::ContainerUser {
         linux: Some(v1::LinuxContainerUser {
             uid: i64::from(user.uid),
@@ -114,7 +114,7 @@ fn stop_signal(record: &ContainerRecord) -> v1::Signal {
     match &record.config.stop_signal {
         StopSignal::Signal { cri_number, .. } => v1::Signal::try_from(*cri_number).unwrap_or_default(),
         StopSignal::FromImage => {
-            let number = record.plan.as_ref().map(|plan| plan.stop_signal);
+            let number = record.made.as_ref().map(|made| made.plan.stop_signal);
             number.and_then(signal_of_number).unwrap_or_default()
         }
     }
@@ -163,7 +163,7 @@ pub(super) fn status_of(record: &ContainerRecord) -> v1::ContainerStatus {
 }
 
 fn log_path(record: &ContainerRecord) -> String {
-    let path = record.plan.as_ref().and_then(|plan| plan.log_path.as_ref());
+    let path = record.made.as_ref().and_then(|made| made.plan.log_path.as_ref());
     path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

@@ -57,10 +57,10 @@ pub(super) fn of_container(cri: &Cri, record: &ContainerRecord) -> Result<Info, 
         "pid": record.pid().unwrap_or_default(),
         "netns": sandbox.map(|sandbox| netns(&sandbox)).unwrap_or_default(),
         "cgroup": record.cgroup,
-        "image": record.image,
+        "image": record.made.as_ref().map(|made| &made.image),
         "config": record.config,
-        "runtimeSpec": record.plan.as_ref().map(|plan| spec_json(&plan.spec)),
-        "stopSignal": record.plan.as_ref().map(|plan| plan.stop_signal),
+        "runtimeSpec": record.made.as_ref().map(|made| spec_json(&made.plan.spec)),
+        "stopSignal": record.made.as_ref().map(|made| made.plan.stop_signal),
     })))
 }
 

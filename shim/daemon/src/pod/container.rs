@@ -1,6 +1,7 @@
 //! A container's making, launch and removal: what the driver hands to tasks.
 
 use super::PodError;
+use super::ending::state_name;
 use super::retry::now_or_later;
 use super::teardown::blocking;
 use crate::chain::Chain;
@@ -10,7 +11,7 @@ use crate::effects::{
 };
 use crate::plan::{ContainerInputs, LaunchInputs, device_policy, lower, plan_container};
 use crate::request::{ContainerConfig, PidMode};
-use crate::store::{ContainerPhase, ContainerRecord, ImageIdentity, RECORD_VERSION, SandboxRecord, Store};
+use crate::store::{ContainerPhase, ContainerRecord, ImageIdentity, MadeContainer, RECORD_VERSION, SandboxRecord, Store};
 use podbox_image::Snapshot;
 use podbox_plan::{ContainerId, Overlay, PidNamespace, ProcessRef, SandboxId};
 use std::path::Path;
@@ -33,8 +34,7 @@ pub(super) fn intent(sandbox: &SandboxRecord, id: ContainerId, config: Container
         config,
         created_at_ns: now_ns(),
         phase: ContainerPhase::Creating,
-        image: None,
-        plan: None,
+        made: None,
     }
 }
 
@@ -140,8 +140,7 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
     }
     Ok(ContainerRecord {
         phase: ContainerPhase::Created,
-        image: Some(ImageIdentity { id: image.id.to_string(), lower_dirs, upper_dir: upper, work_dir: work }),
-        plan: Some(plan),
+        made: Some(MadeContainer { image: ImageIdentity { id: image.id.to_string(), lower_dirs, upper_dir: upper, work_dir: work }, plan }),
         ..intent.clone()
     })
 }
@@ -154,6 +153,12 @@ fn check_mount_sources(config: &ContainerConfig) -> Result<(), PodError> {
     Ok(())
 }
 
+/// What a container was made of.
+pub(super) fn made(record: &ContainerRecord) -> Result<&MadeContainer, PodError> {
+    let missing = || PodError::WrongState { id: record.id.clone(), state: state_name(record), due: "made" };
+    record.made.as_ref().ok_or_else(missing)
+}
+
 /// Starts a container's init.
 pub(super) async fn launch_container(
     node: Arc<Node>,
@@ -161,7 +166,7 @@ pub(super) async fn launch_container(
     record: ContainerRecord,
     link: MonitorLink,
 ) -> Result<Started, PodError> {
-    let (Some(plan), Some(image)) = (&record.plan, &record.image) else { return Err(PodError::CutOff) };
+    let MadeContainer { plan, image } = made(&record)?;
     let launch = lower(&LaunchInputs {
         plan,
         sandbox: &sandbox.config,

@@ -45,8 +45,8 @@ pub(super) async fn undo_update(record: ContainerRecord, changes: Changes) {
 /// The record of a container with other limits.
 pub(super) fn with_resources(record: &ContainerRecord, resources: Resources) -> Result<ContainerRecord, PlanError> {
     let mut record = record.clone();
-    if let Some(plan) = &mut record.plan {
-        set_spec_resources(&mut plan.spec, &resources)?;
+    if let Some(made) = &mut record.made {
+        set_spec_resources(&mut made.plan.spec, &resources)?;
     }
     record.config.resources = resources;
     Ok(record)

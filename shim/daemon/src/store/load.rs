@@ -80,8 +80,9 @@ impl Store {
     fn load_containers(&self, sandbox: &SandboxId) -> Result<Vec<ContainerRecord>, RecordError> {
         let mut containers = Vec::new();
         for (folder, id) in folders(&self.layout.containers(sandbox))? {
-            let record =
-                ContainerId::try_from(id).ok().map(|id| read_record::<ContainerRecord>(&folder.join("container.json")).map(|r| (id, r)));
+            let record = ContainerId::try_from(id)
+                .ok()
+                .map(|id| read_record::<ContainerRecord>(&self.layout.container_record(sandbox, &id)).map(|record| (id, record)));
             match record {
                 Some(Ok((_, ContainerRecord { version, .. }))) if version > RECORD_VERSION => {
                     return Err(RecordError::Later { path: folder, version });

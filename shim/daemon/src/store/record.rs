@@ -128,6 +128,15 @@ pub enum ContainerPhase {
     },
 }
 
+/// What making a container came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeContainer {
+    /// Its image.
+    pub image: ImageIdentity,
+    /// What it is to run, and how.
+    pub plan: ContainerPlan,
+}
+
 /// The image that a container was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageIdentity {
@@ -158,10 +167,8 @@ pub struct ContainerRecord {
     pub phase: ContainerPhase,
     /// Its cgroup, below the hierarchies' roots.
     pub cgroup: String,
-    /// Its image; `None` until it was found.
-    pub image: Option<ImageIdentity>,
-    /// How it is started; `None` until it was planned.
-    pub plan: Option<ContainerPlan>,
+    /// What it was made of; `None` until it was.
+    pub made: Option<MadeContainer>,
 }
 
 impl ContainerRecord {

@@ -7,7 +7,7 @@ use crate::effects::{ExecOutput, MonitorError, MonitorLink, Started, Subject, cg
 use crate::plan::plan_exec;
 use crate::pod::PodError;
 use crate::pod::admission::Verdict;
-use crate::pod::container::{choose_pid, intent, launch_container, make_container, undo_container, undo_until_done};
+use crate::pod::container::{choose_pid, intent, launch_container, made, make_container, undo_container, undo_until_done};
 use crate::pod::ending::{START_ERROR_CODE, reason_of, runs, state_name, unseen_end};
 use crate::pod::pods::random_id;
 use crate::pod::teardown::blocking;
@@ -205,7 +205,7 @@ impl Driver {
             let _ = reply.send(Ok(()));
             return;
         };
-        let signal = container.record.plan.as_ref().map_or(KILL, |plan| plan.stop_signal);
+        let signal = container.record.made.as_ref().map_or(KILL, |made| made.plan.stop_signal);
         let stop = self.stop_of(container).run(signal, grace);
         tokio::spawn(async move { reply.send(stop.await) });
     }
@@ -266,8 +266,8 @@ impl Driver {
 
     pub(super) fn exec(&mut self, id: &ContainerId, command: &[String], timeout: Option<Duration>, mut reply: Reply<ExecOutput>) {
         let planned = self.running(id).and_then(|record| {
-            let plan = record.plan.as_ref().ok_or(PodError::CutOff)?;
-            Ok((self.link()?, plan_exec(id, plan, command, cgroup_entry(&self.node.hierarchies, &record.cgroup)?)?))
+            let made = made(&record)?;
+            Ok((self.link()?, plan_exec(id, &made.plan, command, cgroup_entry(&self.node.hierarchies, &record.cgroup)?)?))
         });
         let id = id.clone();
         match planned {
