@@ -38,6 +38,18 @@ async fn an_unknown_image() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_refused_container_has_no_log_folder() -> Result<()> {
+    let (daemon, pod, before) = prepared().await?;
+    let spec = ContainerSpec::sleeper("a")
+        .with(|config| "deep/er/0.log".clone_into(&mut config.log_path))
+        .resources(|resources| "4000".clone_into(&mut resources.cpuset_cpus));
+    assert_refused(pod.create(&spec).await, Code::InvalidArgument, &["cpuset"]);
+    let below = podbox_tests::host::entries_below(&daemon.logs());
+    assert!(!below.is_empty() && below.iter().all(|path| !path.ends_with("deep")), "{below:?}");
+    nothing_left(&daemon, &before).await
+}
+
+#[tokio::test]
 async fn an_entrypoint_that_does_not_exist_or_is_not_executable() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     daemon.import(&TestImage::named("scripts").file("script", 0o644, b"#!/bin/sh\n").file("garbage", 0o755, b"no program"))?;

@@ -1,8 +1,9 @@
-//! A container that is stopped is asked first, whatever else happens at that moment; and the stop always ends.
+//! A container that is stopped is asked first, whatever else happens at that moment; the stop always ends, and what it says is so.
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use podbox_proto::v1::ContainerState;
+use podbox_proto::v1::{ContainerState, PodSandboxState};
+use podbox_tests::host::runs;
 use podbox_tests::{Census, ContainerSpec, Daemon, Intruder, Pod, PodSpec, wait};
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ async fn a_container_whose_monitor_hangs_is_asked_past_it() -> Result<()> {
         let container = container.clone();
         tokio::spawn(async move { container.stop(grace).await })
     });
-    wait::until_true("one is killed though the monitor hangs", || !podbox_tests::host::runs(pid)).await?;
+    wait::until_true("one is killed though the monitor hangs", || !runs(pid)).await?;
     signal(monitor, Signal::SIGCONT)?;
     for stop in stops {
         stop.await??;
@@ -119,4 +120,62 @@ async fn a_pod_whose_stop_overtakes_starts_is_stopped() -> Result<()> {
         pod.remove().await?;
     }
     Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+#[tokio::test]
+async fn a_container_of_a_lost_pod_is_gone_when_its_stop_says_so() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    for round in 0..8 {
+        let pod = daemon.run_pod(&PodSpec::new(&format!("pod-{round}"))).await?;
+        let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+        let (pid, monitor) = (container.pid().await?, daemon.monitor_of(&pod.id).context("the pod's monitor")?);
+        signal(monitor, Signal::SIGKILL)?;
+        tokio::time::sleep(Duration::from_micros(300 * round)).await;
+        container.stop(0).await?;
+        assert!(!runs(pid), "round {round}");
+        assert_eq!(container.state().await?, ContainerState::ContainerExited, "round {round}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn ends_are_told_truly_where_a_stop_has_to_look_for_the_monitor() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let mut containers = Vec::new();
+    for name in ["a", "b", "c"] {
+        containers.push(pod.run(&ContainerSpec::sleeper(name)).await?);
+    }
+    for _ in 0..2 {
+        Intruder::connect(&daemon, &pod)?.is_replaced().await?;
+    }
+    let _intruder = Intruder::connect(&daemon, &pod)?;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    pod.stop().await?;
+    for container in containers {
+        let status = container.status().await?;
+        assert_eq!((status.state(), status.exit_code, &*status.message), (ContainerState::ContainerExited, 137, ""), "{status:?}");
+        assert!(status.started_at > 0 && status.finished_at > status.started_at, "as the monitor saw it: {status:?}");
+    }
+    Ok(())
+}
+
+/// The list of cgroups that others use yet cannot be written: by then everything in the pod has ended.
+#[tokio::test]
+async fn a_pod_whose_stop_fails_is_shown_as_what_is_left_of_it() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let parent = format!("{}/burst", daemon.cgroup_parent());
+    let first = daemon.run_pod(&PodSpec::new("first").cgroup_parent(&format!("{parent}/one"))).await?;
+    let second = daemon.run_pod(&PodSpec::new("second").cgroup_parent(&format!("{parent}/two"))).await?;
+    let container = first.run(&ContainerSpec::sleeper("a")).await?;
+    let list = daemon.state_dir().join("shared-cgroups.json");
+    std::fs::create_dir(&list).context("be in the way")?;
+    let refused = first.stop().await.expect_err("it cannot write its list");
+    assert!(refused.message().contains("shared-cgroups.json"), "{refused}");
+    wait::until("the pod is shown as it is", || async { (first.state().await.ok()? == PodSandboxState::SandboxNotready).then_some(()) })
+        .await?;
+    assert_eq!(container.exit_code().await?, 137);
+    std::fs::remove_dir(&list).context("be out of the way")?;
+    first.end().await?;
+    Ok(second.end().await?)
 }
