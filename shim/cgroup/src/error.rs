@@ -110,6 +110,26 @@ pub enum Error {
         /// Page cache included.
         usage_bytes: u64,
     },
+    /// A raw limit of memory that is neither a plain number nor `max`.
+    #[error("set {name} (unified) of {cgroup} to {value:?}: a number of bytes in digits or max is due")]
+    NotBytes {
+        /// The cgroup.
+        cgroup: CgroupPath,
+        /// The setting.
+        name: &'static str,
+        /// As asked for.
+        value: String,
+    },
+    /// A raised memory limit is to be taken back, and what was in use below it by then is more than the former limit.
+    #[error("leave {} as it is and not at {former_bytes} again: {usage_bytes} bytes are in use by now", file.display())]
+    LimitStays {
+        /// The limit's file.
+        file: PathBuf,
+        /// What it held before.
+        former_bytes: u64,
+        /// Page cache included.
+        usage_bytes: u64,
+    },
     /// A limit for huge pages of a size that this host does not have.
     #[error("limit the huge pages of {cgroup}: this host has none of {size}")]
     NoHugepages {

@@ -58,16 +58,16 @@ pub struct Resources {
     pub pids_limit: Option<Limit>,
     /// Bytes of huge pages, by the pages' size. 0 is a limit.
     pub hugepage_limits_bytes: BTreeMap<HugepageSize, u64>,
-    /// Settings by the name of their v2 file (`memory.oom.group`), written last, line by line and as they are. Where the controller is
+    /// Settings by the name of their v2 file (`memory.oom.group`), written as they are, after the named limits of the same file. Where the controller is
     /// on v1 they are refused, but for `pids.max`, which is the same file there. A weight for block I/O (`io.weight`, `io.bfq.weight`)
     /// is among them; v1 has none that podbox sets.
     pub unified: BTreeMap<SettingName, String>,
 }
 
 impl Resources {
-    /// Raw settings come last, so that they win.
+    /// A raw setting comes after the limit of the same file, so that it wins. The limit of memory comes after everything that the kernel
+    /// may refuse: what was given cannot always be taken back, since it may be in use by then.
     pub(crate) fn write(&self, writer: &mut Writer, host: &Hierarchies, path: &CgroupPath) -> Result<(), Error> {
-        self.write_memory(writer, host, path)?;
         self.write_cpu(writer, host, path)?;
         for (name, value) in [("cpuset.cpus", &self.cpuset_cpus), ("cpuset.mems", &self.cpuset_mems)] {
             if let Some(list) = value {
@@ -78,7 +78,11 @@ impl Resources {
             writer.set(home(host, Controller::Pids, path)?.directory(), "pids.max", &limit.or_max())?;
         }
         hugepages::set(writer, host, path, &self.hugepage_limits_bytes)?;
-        self.unified.iter().try_for_each(|(name, value)| setting::set(writer, host, path, name, value))
+        let (late, early): (Vec<_>, Vec<_>) = self.unified.iter().partition(|(name, _)| v2::MEMORY_LIMITS.contains(&name.as_str()));
+        early.into_iter().try_for_each(|(name, value)| setting::set(writer, host, path, name, value))?;
+        self.write_memory(writer, host, path)?;
+        // Swap, then memory.
+        late.into_iter().rev().try_for_each(|(name, value)| setting::set(writer, host, path, name, value))
     }
 
     fn write_memory(&self, writer: &mut Writer, host: &Hierarchies, path: &CgroupPath) -> Result<(), Error> {

@@ -8,7 +8,9 @@ use crate::hierarchies::UnifiedHierarchy;
 use crate::{CgroupPath, Error, Made};
 
 pub(crate) use events::wait_unpopulated;
-pub(crate) use limits::{MEMORY_LIMIT, SWAP_LIMIT, set_cpu, set_memory, set_memory_limit, weight_of_shares};
+pub(crate) use limits::{
+    MEMORY_LIMIT, MEMORY_LIMITS, SWAP_LIMIT, check_before_put_back, set_cpu, set_memory, set_memory_limit, weight_of_shares,
+};
 
 /// Counts the processes of this cgroup and of those below it that were killed for memory.
 pub(crate) const OOM_COUNTER: &str = "memory.events";

@@ -1,6 +1,6 @@
 //! Writing limits: straight away in a cgroup that is new, or with a way back in one that is in use.
 
-use crate::{Error, control_file};
+use crate::{Error, control_file, v2};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,8 @@ pub struct Changes(Vec<Former>);
 
 impl Changes {
     /// Puts every former value back, the last one first, so that files that constrain each other pass through the states that they
-    /// had. Goes on after a failure, and tells the first one. A cgroup that is gone has nothing to put back.
+    /// had. Goes on after a failure, and tells the first one. A cgroup that is gone has nothing to put back. A memory limit below
+    /// which more is in use by now stays as it is ([`Error::LimitStays`]; v1's kernel refuses it itself): nobody is killed for this.
     pub fn undo(self) -> Result<(), Error> {
         let mut outcome = Ok(());
         for former in self.0.iter().rev() {
@@ -91,6 +92,12 @@ fn write_lines(directory: &Path, name: &str, value: &str) -> Result<(), Error> {
 
 fn put_back(former: &Former) -> Result<(), Error> {
     let Former { directory, name, content, devices } = former;
+    if name == v2::MEMORY_LIMIT {
+        match v2::check_before_put_back(directory, content) {
+            Err(Error::Read { source, .. }) if control_file::is_gone(&source) => return Ok(()),
+            other => other?,
+        }
+    }
     let lines: Vec<&str> = content.lines().collect();
     let had = |device: &str| lines.iter().any(|line| line.split_ascii_whitespace().next() == Some(device));
     let resets = devices.iter().filter(|device| !had(device)).filter_map(|device| unset_line(name, device));
@@ -162,6 +169,27 @@ mod tests {
         let error = writer.finish(refused).expect_err("refused");
         assert!(matches!(&error, Error::Write { file, value, .. } if file.ends_with("absent") && value == "9"), "{error:?}");
         assert_eq!((cgroup.get("a"), cgroup.get("b")), ("1\n".to_owned(), "2\n".to_owned()));
+    }
+
+    /// Plain files kill nobody, but show what would be written.
+    #[test]
+    fn a_limit_below_what_came_to_be_used_is_not_put_back_and_all_else_is() {
+        let cgroup = Fixture::new("stays");
+        for (name, content) in [("a", "1\n"), ("memory.max", "100\n"), ("memory.current", "50\n")] {
+            cgroup.put(name, content);
+        }
+        let mut writer = Writer::of_used();
+        writer.set(&cgroup.0, "a", "7").expect("plain file");
+        writer.set(&cgroup.0, "memory.max", "200").expect("plain file");
+        cgroup.put("memory.current", "150\n");
+        let left = writer.finish(Ok(())).expect("nothing refused").undo().expect_err("it is in use");
+        assert!(matches!(left, Error::LimitStays { former_bytes: 100, usage_bytes: 150, .. }), "{left:?}");
+        assert_eq!((cgroup.get("a"), cgroup.get("memory.max")), ("1\n".to_owned(), "200\n".to_owned()));
+
+        let mut writer = Writer::of_used();
+        writer.set(&cgroup.0, "memory.max", "300").expect("plain file");
+        writer.finish(Ok(())).expect("nothing refused").undo().expect("there is room");
+        assert_eq!(cgroup.get("memory.max"), "200\n");
     }
 
     #[test]

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use podbox_cgroup::{Cgroup, CgroupPath, Controller, Error, Hierarchies, HugepageSize, Limit, Resources, SettingName};
+use rustix::fs::inotify;
+use rustix::io::Errno;
 use std::fs;
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -161,6 +164,38 @@ fn memory_is_not_limited_below_what_is_used_and_nobody_dies_of_trying() {
     assert_eq!(own.cgroup.oom_kills().unwrap(), 0);
     own.children[0].stdin.take().unwrap().write_all(b"\n").unwrap();
     assert!(own.children[0].wait().unwrap().success(), "it lived");
+}
+
+/// v2 would kill for it, v1 refuses it.
+#[test]
+fn a_raised_limit_is_not_taken_back_from_who_has_used_it() {
+    let mut own = Own::new("used");
+    own.cgroup.apply(&memory(32)).unwrap();
+    let shares = own.content(&WEIGHT);
+    let changes = own.cgroup.update(&Resources { cpu_shares: Some(77), ..memory(256) }).unwrap();
+    own.hold_memory(64);
+    let left = changes.undo().unwrap_err();
+    assert!(matches!(left, Error::LimitStays { .. } | Error::Write { .. }), "{left:?}");
+    assert_eq!((own.content(&MEMORY), own.content(&WEIGHT)), ((256 * MIB).to_string(), shares));
+    assert_eq!(own.cgroup.oom_kills().unwrap(), 0);
+    own.children[0].stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert!(own.children[0].wait().unwrap().success(), "it lived");
+}
+
+#[test]
+fn a_refused_setting_comes_before_a_raised_limit_is_given() {
+    let own = Own::new("order");
+    own.cgroup.apply(&memory(64)).unwrap();
+    let file = own.file("memory.max").or(own.file("memory.limit_in_bytes")).unwrap();
+    let writes = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&writes, &file, inotify::WatchFlags::MODIFY).unwrap();
+    let mut events = [MaybeUninit::uninit(); 512];
+    let mut written = move || inotify::Reader::new(&writes, &mut events).next().map(|event| event.events());
+    own.cgroup.update(&Resources { cpuset_cpus: Some("99999".to_owned()), ..memory(256) }).unwrap_err();
+    own.cgroup.update(&Resources { unified: setting("pids.max", "many").unified, ..memory(256) }).unwrap_err();
+    assert_eq!(written(), Err(Errno::AGAIN), "memory was never given");
+    own.cgroup.update(&memory(256)).unwrap();
+    assert!(written().is_ok(), "it would have been seen");
 }
 
 #[test]

@@ -8,8 +8,12 @@ use std::path::Path;
 /// Memory, page cache included.
 pub(crate) const MEMORY_LIMIT: &str = "memory.max";
 const USAGE: &str = "memory.current";
+/// Takes back so many bytes that are not needed (Linux 5.19).
+const RECLAIM: &str = "memory.reclaim";
 /// Swap alone; absent where the kernel does not account swap.
 pub(crate) const SWAP_LIMIT: &str = "memory.swap.max";
+/// What [`set_memory`] writes.
+pub(crate) const MEMORY_LIMITS: [&str; 2] = [MEMORY_LIMIT, SWAP_LIMIT];
 const CPU_MAX: &str = "cpu.max";
 const SHARES_MIN: u64 = 2;
 const SHARES_MAX: u64 = 262_144;
@@ -56,14 +60,45 @@ pub(crate) fn set_memory(
     memory.map_or(Ok(()), |memory| set_memory_limit(writer, path, directory, &memory.or_max()))
 }
 
-/// Sets `memory.max`, after a look at what is used: the kernel kills until a lower limit holds.
+/// Sets `memory.max`, after a look at what is used: the kernel kills until a lower limit holds. It would take `16M`, and more than a
+/// line, too: then what is looked at were not what it reads.
 pub(crate) fn set_memory_limit(writer: &mut Writer, path: &CgroupPath, directory: &Path, value: &str) -> Result<(), Error> {
-    if let (Ok(bytes), true) = (value.trim().parse(), writer.is_of_used())
-        && current_limit(directory)? != Limit::At(bytes)
+    let limit = parse_limit(value).ok_or_else(|| Error::NotBytes { cgroup: path.clone(), name: MEMORY_LIMIT, value: value.to_owned() })?;
+    if let (Limit::At(bytes), true) = (limit, writer.is_of_used())
+        && current_limit(directory)? != limit
     {
         check_usage(path, directory, USAGE, bytes)?;
     }
     writer.set(directory, MEMORY_LIMIT, value)
+}
+
+/// Refuses to put a former `memory.max` back where more is in use by now, and cannot be taken back without a kill. Whatever comes to be
+/// used between this look and the write is beyond anybody's help.
+pub(crate) fn check_before_put_back(directory: &Path, former: &str) -> Result<(), Error> {
+    let Some(Limit::At(former_bytes)) = parse_limit(former) else { return Ok(()) };
+    let usage = || -> Result<u64, Error> {
+        let content = control_file::read(directory, USAGE)?;
+        content.parse().map_err(|_| Error::Unreadable { file: directory.join(USAGE), content })
+    };
+    let excess = usage()?.saturating_sub(former_bytes);
+    if excess == 0 {
+        return Ok(());
+    }
+    // Page cache goes; where it does not, or the kernel has no such file, the second look tells.
+    let _ = control_file::write(directory, RECLAIM, &excess.to_string());
+    match usage()? {
+        usage_bytes if usage_bytes > former_bytes => {
+            Err(Error::LimitStays { file: directory.join(MEMORY_LIMIT), former_bytes, usage_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn parse_limit(text: &str) -> Option<Limit> {
+    match text {
+        "max" => Some(Limit::Unlimited),
+        number => number.parse().ok().map(Limit::At),
+    }
 }
 
 /// The error is the sum that is too small.
@@ -77,11 +112,7 @@ fn swap_limit(memory: Limit, sum: Limit) -> Result<Limit, u64> {
 
 fn current_limit(directory: &Path) -> Result<Limit, Error> {
     let content = control_file::read(directory, MEMORY_LIMIT)?;
-    match content.parse() {
-        Ok(bytes) => Ok(Limit::At(bytes)),
-        Err(_) if content == "max" => Ok(Limit::Unlimited),
-        Err(_) => Err(Error::Unreadable { file: directory.join(MEMORY_LIMIT), content }),
-    }
+    parse_limit(&content).ok_or_else(|| Error::Unreadable { file: directory.join(MEMORY_LIMIT), content })
 }
 
 /// `cpu.max` holds quota and period; what is not named stays.
@@ -135,6 +166,15 @@ mod tests {
         assert_eq!(swap_limit(Limit::At(100), Limit::Unlimited), Ok(Limit::Unlimited));
         assert_eq!(swap_limit(Limit::At(100), Limit::At(99)), Err(99));
         assert_eq!(swap_limit(Limit::Unlimited, Limit::At(99)), Err(99));
+    }
+
+    #[test]
+    fn a_limit_that_is_no_plain_number_is_not_handed_on() {
+        let path = CgroupPath::new("/p").expect("plain");
+        for value in ["16M", "16777216\n4096", " 16777216", ""] {
+            let refused = set_memory_limit(&mut Writer::of_new(), &path, Path::new("/sys/fs/cgroup/podbox-test-absent"), value);
+            assert!(matches!(refused, Err(Error::NotBytes { .. })), "{value:?}");
+        }
     }
 
     #[test]

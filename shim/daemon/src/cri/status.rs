@@ -159,7 +159,9 @@ fn cgroups_code(error: &CgroupsError) -> Code {
         CgroupsError::Undying { .. } => Code::DeadlineExceeded,
         CgroupsError::Cgroup { source, .. } => match source {
             E::Write { source, .. } if is_one_of(source, &VALUE_REFUSED) => Code::InvalidArgument,
-            E::NameTaken { .. } | E::SwapBelowMemory { .. } | E::NoDevice { .. } | E::TooManyDevices { .. } => Code::InvalidArgument,
+            E::NameTaken { .. } | E::SwapBelowMemory { .. } | E::NoDevice { .. } | E::NotBytes { .. } | E::TooManyDevices { .. } => {
+                Code::InvalidArgument
+            }
             E::NoHierarchy
             | E::NoController { .. }
             | E::NoSwapAccounting { .. }
@@ -180,7 +182,7 @@ fn cgroups_code(error: &CgroupsError) -> Code {
             | E::Signal { source, .. }
             | E::Wait { source, .. } => io_code(source),
             E::OutpacedKill { .. } => Code::DeadlineExceeded,
-            E::Unreadable { .. } | E::PutBack { .. } => Code::Internal,
+            E::Unreadable { .. } | E::PutBack { .. } | E::LimitStays { .. } => Code::Internal,
         },
     }
 }

@@ -16,6 +16,10 @@ const MEMORY_BYTES_MIN: u64 = 512 * 1024;
 const SETTINGS_MAX: usize = 128;
 /// A page: the most that the kernel takes in one write.
 const VALUE_BYTES_MAX: usize = 4096;
+/// Settings that are a number of bytes: as the number itself, so that what is looked at before the kernel is asked is what the kernel
+/// reads (it takes `16M`, too).
+const BYTES_SETTINGS: [&str; 5] = ["memory.high", "memory.low", MEMORY_MAX, "memory.min", "memory.swap.max"];
+const MEMORY_MAX: &str = "memory.max";
 /// More sizes than any machine has.
 const HUGEPAGE_SIZES_MAX: usize = 64;
 /// A list of every second CPU of the largest machine is shorter.
@@ -66,9 +70,12 @@ impl Resources {
         }
         if (1..MEMORY_BYTES_MIN).contains(&resources.memory_limit_bytes) {
             let bytes = resources.memory_limit_bytes;
-            return invalid("memory_limit_in_bytes", format!("in {bytes} bytes no process can live; {MEMORY_BYTES_MIN} are due at least"));
+            return invalid("memory_limit_in_bytes", too_little(bytes));
         }
-        Ok(resources)
+        match resources.unified.get(MEMORY_MAX).and_then(|value| value.parse().ok()) {
+            Some(bytes @ ..MEMORY_BYTES_MIN) => invalid("unified", format!("{MEMORY_MAX:?}: {}", too_little(bytes))),
+            _ => Ok(resources),
+        }
     }
 
     /// Reads the message of a pod: what its containers have together, which nothing here enforces.
@@ -174,8 +181,12 @@ fn unified(field: &str, settings: BTreeMap<String, String>) -> Result<BTreeMap<S
         if value.trim().is_empty() || value.len() > VALUE_BYTES_MAX {
             return Err(invalid(format!("a value of 1 to {VALUE_BYTES_MAX} bytes is due")));
         }
-        for line in value.lines() {
-            bounded_text("unified", line.to_owned()).map_err(|error| invalid(error.to_string()))?;
+        if value.contains(['\n', '\r']) {
+            return Err(invalid("one line is due".to_owned()));
+        }
+        bounded_text("unified", value.clone()).map_err(|error| invalid(error.to_string()))?;
+        if BYTES_SETTINGS.contains(&setting.as_str()) && !is_bytes_limit(&value) {
+            return Err(invalid("a number of bytes in digits or max is due".to_owned()));
         }
         if setting.as_str() == "pids.max" && !is_pids_limit(&value) {
             return Err(invalid("a number above 0 or max is due".to_owned()));
@@ -183,6 +194,14 @@ fn unified(field: &str, settings: BTreeMap<String, String>) -> Result<BTreeMap<S
         checked.insert(setting, value);
     }
     Ok(checked)
+}
+
+fn too_little(bytes: u64) -> String {
+    format!("in {bytes} bytes no process can live; {MEMORY_BYTES_MIN} are due at least")
+}
+
+fn is_bytes_limit(value: &str) -> bool {
+    value == "max" || (value.bytes().all(|byte| byte.is_ascii_digit()) && value.parse::<u64>().is_ok())
 }
 
 /// With 0 nothing could be started.
@@ -245,6 +264,28 @@ mod tests {
             let Err(RequestError::Invalid { field, .. }) = read(change) else { panic!("{name} was taken") };
             assert_eq!(field, name);
         }
+    }
+
+    #[test]
+    fn raw_limits_of_memory_are_plain_numbers_on_one_line() {
+        let raw = |name: &str, value: &str| read(|r| drop(r.unified.insert(name.to_owned(), value.to_owned())));
+        for name in BYTES_SETTINGS {
+            for value in ["max", "16777216", "0016777216"] {
+                raw(name, value).expect(value);
+            }
+            for value in ["16M", "16m", "+16777216", "-1", "16777216 ", "16777216\n", "max\n16M", "0x1000000", "18446744073709551616"] {
+                let refusal = raw(name, value).expect_err(value).to_string();
+                assert!(refusal.contains("linux.unified") && refusal.contains(name), "{refusal}");
+            }
+        }
+        for value in ["0", "524287"] {
+            let refusal = raw(MEMORY_MAX, value).expect_err(value).to_string();
+            assert!(refusal.contains("linux.unified") && refusal.contains("524288"), "{refusal}");
+        }
+        raw(MEMORY_MAX, "524288").expect("as much as the memory limit may be");
+        raw("memory.swap.max", "0").expect("no swap");
+        let two_lines = raw("io.max", "8:0 rbps=1\n8:16 rbps=1").expect_err("two lines").to_string();
+        assert!(two_lines.contains("io.max") && two_lines.contains("one line"), "{two_lines}");
     }
 
     #[test]
