@@ -14,6 +14,9 @@ const ROUNDS_MAX: u32 = 200;
 /// What still makes processes after so many rounds is frozen first: then all there will be are there.
 const ROUNDS_UNFROZEN: u32 = 2;
 
+/// So many processes are held at once: a descriptor each, of which a daemon may have 1024 in all.
+const HELD_MAX: usize = 256;
+
 /// Sends `SIGKILL` to everything in a cgroup and below it, which stands in these directories: one of the unified hierarchy, and of v1 those
 /// that were joined, in that order. As [`Cgroup::kill`](crate::Cgroup::kill), for whoever has no more than an [`Entry`](crate::Entry).
 ///
@@ -73,8 +76,13 @@ fn rounds(directory: &Path, freezer: Option<&Freezer>) -> Result<(), Error> {
     Err(Error::OutpacedKill { directory: directory.to_owned(), rounds: ROUNDS_MAX })
 }
 
-/// A listed number may belong to another process by now. So hold all by pidfd first and signal those that are still listed.
 fn signal_all(directory: &Path, listed: &BTreeSet<i32>) -> Result<(), Error> {
+    let listed: Vec<i32> = listed.iter().copied().collect();
+    listed.chunks(HELD_MAX).try_for_each(|some| signal_some(directory, some))
+}
+
+/// A listed number may belong to another process by now. So hold all by pidfd first and signal those that are still listed.
+fn signal_some(directory: &Path, listed: &[i32]) -> Result<(), Error> {
     let fault = |pid: i32, errno: Errno| Error::Kill { directory: directory.to_owned(), pid, source: io::Error::from(errno) };
     let mut held = Vec::with_capacity(listed.len());
     for pid in listed {
