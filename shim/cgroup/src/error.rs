@@ -76,8 +76,8 @@ pub enum Error {
         /// What it held.
         content: String,
     },
-    /// A limit needs a controller that this host does not have.
-    #[error("limit {cgroup}: this host has no {controller} controller")]
+    /// A limit needs a controller that this host does not have, or that the cgroup's ancestors do not give it.
+    #[error("limit {cgroup}: this host has no {controller} controller for it")]
     NoController {
         /// The cgroup.
         cgroup: CgroupPath,

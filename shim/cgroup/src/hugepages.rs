@@ -2,7 +2,7 @@
 
 use crate::hierarchies::Home;
 use crate::writer::Writer;
-use crate::{CgroupPath, Controller, Error, Hierarchies};
+use crate::{CgroupPath, Controller, Error, Hierarchies, v2};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,6 +70,9 @@ pub(crate) fn set(writer: &mut Writer, host: &Hierarchies, path: &CgroupPath, li
         if !directory.join(&used).exists() && directory.exists() {
             if *limit_bytes == 0 {
                 continue;
+            }
+            if matches!(&home, Some(Home::V2(_))) && !v2::has_controller(directory, Controller::Hugetlb) {
+                return Err(Error::NoController { cgroup: path.clone(), controller: Controller::Hugetlb });
             }
             return Err(Error::NoHugepages { cgroup: path.clone(), size: size.clone() });
         }

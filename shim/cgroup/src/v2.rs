@@ -7,9 +7,11 @@ mod limits;
 use crate::hierarchies::UnifiedHierarchy;
 use crate::{CgroupPath, Error, Made};
 
+pub(crate) use controllers::has as has_controller;
 pub(crate) use events::wait_unpopulated;
 pub(crate) use limits::{
-    MEMORY_LIMIT, MEMORY_LIMITS, SWAP_LIMIT, check_before_put_back, set_cpu, set_memory, set_memory_limit, weight_of_shares,
+    MEMORY_LIMIT, MEMORY_LIMITS, SWAP_LIMIT, check_before_put_back, set_cpu, set_memory, set_memory_limit, shares_of_weight,
+    weight_of_shares,
 };
 
 /// Counts the processes of this cgroup and of those below it that were killed for memory.

@@ -1,13 +1,11 @@
 //! What is asked seldom: opened when it is asked for.
 
+use super::V1_UNLIMITED;
 use super::io::{self, DeviceIo, Devices};
 use super::text::{Buffer, keyed_lines, limit, number, read_once};
 use crate::hierarchies::Home;
-use crate::{Cgroup, Controller, Error};
+use crate::{Cgroup, Controller, Error, v2};
 use std::path::Path;
-
-/// As near to "no limit" as v1 says it.
-const V1_UNLIMITED: u64 = 1 << 62;
 
 /// More of what a cgroup uses, and what it may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +43,16 @@ pub struct CpuDetails {
     pub shares: Option<u64>,
     /// v2's weight.
     pub weight: Option<u64>,
+}
+
+impl CpuDetails {
+    /// Its CPU shares, whichever kernel it is: where a weight stands for them, those that were `asked` for if that is their weight, else
+    /// the most that have this weight.
+    #[must_use]
+    pub fn shares_as_asked(&self, asked: u64) -> Option<u64> {
+        let of_weight = |weight| if v2::weight_of_shares(asked) == weight && asked > 0 { asked } else { v2::shares_of_weight(weight) };
+        self.shares.or(self.weight.map(of_weight))
+    }
 }
 
 /// More of its memory.
@@ -162,7 +170,7 @@ fn v1_memory(directory: &Path, buffer: &mut Buffer) -> Result<MemoryDetails, Err
 }
 
 fn v2_memory(directory: &Path, buffer: &mut Buffer) -> Result<MemoryDetails, Error> {
-    let events = read_once(directory, crate::v2::OOM_COUNTER, buffer, |text| Some((keyed(text, "max"), keyed(text, "oom_kill"))))?;
+    let events = read_once(directory, v2::OOM_COUNTER, buffer, |text| Some((keyed(text, "max"), keyed(text, "oom_kill"))))?;
     let (limit_hits, oom_kills) = events.unwrap_or_default();
     let low = read_once(directory, "memory.low", buffer, limit)?.flatten();
     Ok(MemoryDetails {
@@ -221,4 +229,21 @@ fn read_hugetlb(cgroup: &Cgroup, buffer: &mut Buffer) -> Result<Vec<HugetlbUsage
         usages.push(HugetlbUsage { page_size, usage_bytes, max_usage_bytes });
     }
     Ok(usages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_told_as_they_were_asked_for_as_long_as_they_hold() {
+        let on_v2 = |weight| CpuDetails { weight: Some(weight), ..CpuDetails::default() };
+        for asked in [2, 3, 102, 512, 1000, 1024, 1025, 4096, 262_144] {
+            assert_eq!(on_v2(v2::weight_of_shares(asked)).shares_as_asked(asked), Some(asked));
+        }
+        assert_eq!(on_v2(100).shares_as_asked(0), Some(1024), "nothing was asked for");
+        assert_eq!(on_v2(100).shares_as_asked(512), Some(1024), "somebody else set it");
+        assert_eq!(CpuDetails { shares: Some(7), ..CpuDetails::default() }.shares_as_asked(512), Some(7));
+        assert_eq!(CpuDetails::default().shares_as_asked(512), None);
+    }
 }

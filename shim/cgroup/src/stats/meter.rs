@@ -1,13 +1,10 @@
 //! What is asked often, over files that stay open.
 
 use super::text::{Buffer, OpenFile, keyed_lines};
-use super::{MemoryUsage, Pressure, Pressures, SwapUsage, Usage, pressure};
+use super::{MemoryUsage, Pressure, Pressures, SwapUsage, Usage, V1_UNLIMITED, pressure};
 use crate::hierarchies::Home;
 use crate::{Cgroup, Controller, Error};
 use std::path::Path;
-
-/// v1 has no word for "no limit": it says the largest number of bytes that is whole pages. Anything near it is none.
-const V1_UNLIMITED: u64 = 1 << 62;
 
 /// A cgroup's counters, opened once and read as often as one likes. It may outlive the cgroup: then it reads nothing.
 #[derive(Debug)]

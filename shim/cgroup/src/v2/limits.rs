@@ -35,6 +35,18 @@ pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     10f64.powf(exponent).ceil() as u64
 }
 
+/// The shares that a `cpu.weight` stands for: the most of those which [`weight_of_shares`] turns into it.
+pub(crate) fn shares_of_weight(weight: u64) -> u64 {
+    if weight >= 10_000 {
+        return SHARES_MAX;
+    }
+    // The quadratic equation of the exponent, solved for `l`.
+    let l = ((15_625.0 + 4.0 * (126.0 + 612.0 * (weight.max(1) as f64).log10())).sqrt() - 125.0) / 2.0;
+    let near = l.exp2().round() as u64;
+    // One too many where rounding went up.
+    [near, near.saturating_sub(1)].into_iter().find(|shares| weight_of_shares(*shares) <= weight).unwrap_or(near).max(SHARES_MIN)
+}
+
 /// Memory, and as its swap what the sum leaves beyond memory.
 pub(crate) fn set_memory(
     writer: &mut Writer,
@@ -151,6 +163,17 @@ mod tests {
         ] {
             assert_eq!(weight_of_shares(shares), weight, "{shares} shares");
         }
+    }
+
+    #[test]
+    fn every_weight_comes_back_from_the_most_shares_that_make_it() {
+        for weight in 1..=10_000 {
+            let shares = shares_of_weight(weight);
+            assert_eq!(weight_of_shares(shares), weight, "{shares} shares");
+            assert!(shares == SHARES_MAX || weight_of_shares(shares + 1) > weight, "{shares} shares for {weight}");
+        }
+        assert_eq!([1, 100, 10_000].map(shares_of_weight), [2, 1024, 262_144]);
+        assert_eq!((shares_of_weight(0), shares_of_weight(u64::MAX)), (2, 262_144));
     }
 
     #[test]

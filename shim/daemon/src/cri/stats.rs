@@ -2,6 +2,10 @@
 //!
 //! Each call is one pass over the counters of what it asks for, on a thread that may wait for the kernel. What ends meanwhile is not in
 //! a list. Lists tell of what runs; a container asked for by its id may have ended, and has no more than its layer then.
+//!
+//! Stats open nothing (`effects/meters.rs`). Metrics, which one reader asks for every ten seconds or more, read the same counters and
+//! then open what else there is of each container (`podbox_cgroup::Details`), one file at a time, and look at up to 100,000 of its
+//! processes' descriptors.
 
 mod families;
 mod messages;
@@ -176,13 +180,25 @@ fn by_sandbox(cri: &Cri, sandboxes: &[Arc<SandboxRecord>]) -> HashMap<SandboxId,
     containers
 }
 
-async fn of_sandboxes(cri: &Cri, sandboxes: Vec<Arc<SandboxRecord>>) -> Result<Vec<v1::PodSandboxStats>, Status> {
-    let containers = by_sandbox(cri, &sandboxes);
+/// What one pass over sandboxes and their running containers found.
+struct Measured {
+    containers: HashMap<SandboxId, Vec<Arc<ContainerRecord>>>,
+    readings: Readings,
+    layers: LayerUsages,
+}
+
+async fn measure_sandboxes(cri: &Cri, sandboxes: &[Arc<SandboxRecord>]) -> Result<Measured, Status> {
+    let containers = by_sandbox(cri, sandboxes);
     let targets = sandboxes.iter().map(|record| sandbox_target(record));
     let targets = targets.chain(containers.values().flatten().map(|record| container_target(record))).collect();
     let readings = measure(cri, targets).await?;
     let all: Vec<_> = containers.values().flatten().cloned().collect();
     let layers = layers(cri, &all).await;
+    Ok(Measured { containers, readings, layers })
+}
+
+async fn of_sandboxes(cri: &Cri, sandboxes: Vec<Arc<SandboxRecord>>) -> Result<Vec<v1::PodSandboxStats>, Status> {
+    let Measured { containers, readings, layers } = measure_sandboxes(cri, &sandboxes).await?;
     let of_container = |record: &Arc<ContainerRecord>| {
         let reading = readings.get(&Subject::Container(record.id.clone()))?;
         Some(message(cri, record, Some(reading), &layers))
@@ -203,12 +219,8 @@ pub(super) fn descriptors() -> Vec<v1::MetricDescriptor> {
 /// Metrics of the ready sandboxes and their running containers, by cAdvisor's names.
 pub(super) async fn metrics(cri: &Cri) -> Result<Vec<v1::PodSandboxMetrics>, Status> {
     let sandboxes = ready(cri);
-    let containers = by_sandbox(cri, &sandboxes);
-    let targets = sandboxes.iter().map(|record| sandbox_target(record));
-    let targets = targets.chain(containers.values().flatten().map(|record| container_target(record))).collect();
-    let readings = measure(cri, targets).await?;
+    let Measured { containers, readings, layers } = measure_sandboxes(cri, &sandboxes).await?;
     let all: Vec<_> = containers.values().flatten().cloned().collect();
-    let layers = layers(cri, &all).await;
     let node = cri.node.clone();
     let (details, space) = blocking(move || {
         let of = |record: &Arc<ContainerRecord>| read_details(&node.hierarchies, &record.cgroup, record.pid().unwrap_or_default());
@@ -220,7 +232,7 @@ pub(super) async fn metrics(cri: &Cri) -> Result<Vec<v1::PodSandboxMetrics>, Sta
         let reading = readings.get(&Subject::Container(record.id.clone()))?;
         let mut samples = Samples::new(Labels::of_container(sandbox, record), reading.at_ns);
         samples.usage(&reading.usage);
-        samples.details(details.get(&record.id)?);
+        samples.details(details.get(&record.id)?, record.config.resources.cpu_shares);
         samples.life(started_at_ns(record));
         samples.disk(layers.get(&record.id), space);
         Some(v1::ContainerMetrics { container_id: record.id.to_string(), metrics: samples.finish() })

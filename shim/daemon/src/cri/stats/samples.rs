@@ -92,8 +92,8 @@ impl Samples {
         self.add(stalled, &[], full.unwrap_or_default().total_us / US_PER_SECOND);
     }
 
-    /// The rest of a container's.
-    pub(super) fn details(&mut self, details: &ContainerDetails) {
+    /// The rest of a container's, which asked for so many CPU shares.
+    pub(super) fn details(&mut self, details: &ContainerDetails, asked_shares: u64) {
         let cpu = &details.cgroup.cpu;
         self.add(&f::CPU_USER, &[], cpu.user_ns.map(|time| time / NS_PER_SECOND));
         self.add(&f::CPU_SYSTEM, &[], cpu.system_ns.map(|time| time / NS_PER_SECOND));
@@ -102,7 +102,7 @@ impl Samples {
         self.add(&f::CFS_THROTTLED, &[], cpu.throttled_ns.map(|time| time / NS_PER_SECOND));
         self.add(&f::SPEC_CPU_PERIOD, &[], cpu.period_us);
         self.add(&f::SPEC_CPU_QUOTA, &[], cpu.quota_us);
-        self.add(&f::SPEC_CPU_SHARES, &[], cpu.shares.or(cpu.weight.map(shares_of_weight)));
+        self.add(&f::SPEC_CPU_SHARES, &[], cpu.shares_as_asked(asked_shares));
         let memory = &details.cgroup.memory;
         self.add(&f::MEMORY_KERNEL, &[], memory.kernel_bytes);
         self.add(&f::MEMORY_MAX, &[], memory.max_usage_bytes);
@@ -166,12 +166,6 @@ impl Samples {
     }
 }
 
-/// The shares that a v2 weight stands for where shares were never told: the line through the ends of both ranges, as Kubernetes
-/// draws it.
-fn shares_of_weight(weight: u64) -> u64 {
-    2 + weight.saturating_sub(1) * 262_142 / 9_999
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,7 +189,7 @@ mod tests {
             *number = Some(0);
         }
         details.cgroup.tasks_limit = Some(None);
-        samples.details(&details);
+        samples.details(&details, 512);
         samples.life(1);
         samples.disk(Some(&LayerUsage { at_ns: 1, usage: podbox_image::Usage::default() }), Some(DiskSpace::default()));
         samples.network(&[LinkCounters::default()]);
@@ -210,10 +204,5 @@ mod tests {
         let value = |name: &str| metrics.iter().find(|metric| metric.name == name).and_then(|metric| metric.value);
         assert_eq!(value("container_cpu_usage_seconds_total"), Some(v1::UInt64Value { value: 3 }));
         assert_eq!(value("container_pressure_io_waiting_seconds_total"), Some(v1::UInt64Value { value: 2 }));
-    }
-
-    #[test]
-    fn the_ends_of_both_ranges_meet() {
-        assert_eq!((shares_of_weight(1), shares_of_weight(10_000)), (2, 262_144));
     }
 }
