@@ -75,7 +75,8 @@ async fn cpu_time_and_its_rate_are_those_of_the_cgroup() -> Result<()> {
     let elapsed = u64::try_from(second.timestamp - first.timestamp)?;
     let used = number(second.usage_core_nano_seconds)? - said;
     let rate = u64::try_from(u128::from(used) * 1_000_000_000 / u128::from(elapsed))?;
-    assert_eq!(number(second.usage_nano_cores)?, rate, "{used} ns in {elapsed} ns");
+    // Of the time between the readings, which is not what a clock says that somebody may set: nearly the same.
+    assert!(is_near(number(second.usage_nano_cores)?, rate, rate / 4), "{used} ns in {elapsed} ns, {second:?}");
     let idle = of_container(&daemon, &idle.id).await?.cpu.context("cpu")?;
     assert!(number(idle.usage_core_nano_seconds)? < said / 2);
     let pod = of_pod(&daemon, &pod.id).await?.cpu.context("cpu")?;

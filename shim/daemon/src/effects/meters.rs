@@ -10,11 +10,12 @@ use podbox_netns::{LinkCounters, PodLinks};
 use podbox_plan::{ContainerId, SandboxId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The part of this process's descriptors that counters may take: the rest is for sockets, pipes and files.
 const SHARE_OF_DESCRIPTORS: usize = 2;
 /// A rate over less than this says more about the clock than about the CPU: the one before holds.
-const RATE_INTERVAL_NS_MIN: i64 = 100_000_000;
+const RATE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Whose counters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -92,28 +93,35 @@ impl Opened {
     }
 }
 
-/// The CPU time at the last reading, and the rate up to it.
+/// The CPU time at the last reading, and the rate up to it. Its time is no clock that somebody may set.
 #[derive(Debug, Clone, Copy, Default)]
 struct Rate {
-    last: Option<(i64, u64)>,
+    last: Option<(Instant, u64)>,
     nano_cores: Option<u64>,
 }
 
 impl Rate {
-    fn update(&mut self, at_ns: i64, cpu_ns: u64) -> Option<u64> {
-        let Some((last_ns, last_cpu_ns)) = self.last else {
-            self.last = Some((at_ns, cpu_ns));
+    /// Of what began with no CPU time so long ago; `None` where nobody can tell, since the clock was set back since.
+    fn since(began_ns: Option<i64>) -> Self {
+        let age = began_ns.and_then(|began_ns| u64::try_from(now_ns().saturating_sub(began_ns)).ok());
+        let began = age.and_then(|age_ns| Instant::now().checked_sub(Duration::from_nanos(age_ns)));
+        Self { last: began.map(|began| (began, 0)), nano_cores: None }
+    }
+
+    fn update(&mut self, at: Instant, cpu_ns: u64) -> Option<u64> {
+        let Some((last, last_cpu_ns)) = self.last else {
+            self.last = Some((at, cpu_ns));
             return None;
         };
-        let elapsed_ns = at_ns.saturating_sub(last_ns);
-        if elapsed_ns < RATE_INTERVAL_NS_MIN && self.nano_cores.is_some() {
+        let elapsed = at.saturating_duration_since(last);
+        if elapsed < RATE_INTERVAL_MIN && self.nano_cores.is_some() {
             return self.nano_cores;
         }
-        if let Ok(elapsed_ns @ 1..) = u64::try_from(elapsed_ns) {
-            let used = u128::from(cpu_ns.saturating_sub(last_cpu_ns)) * 1_000_000_000 / u128::from(elapsed_ns);
+        if !elapsed.is_zero() {
+            let used = u128::from(cpu_ns.saturating_sub(last_cpu_ns)) * 1_000_000_000 / elapsed.as_nanos();
             self.nano_cores = u64::try_from(used).ok();
         }
-        self.last = Some((at_ns, cpu_ns));
+        self.last = Some((at, cpu_ns));
         self.nano_cores
     }
 }
@@ -151,11 +159,11 @@ impl Meters {
             None => self.begin(target)?,
         };
         let Some(opened) = gauge.open.as_ref().or(for_once.as_ref()) else { return Ok(None) };
-        let at_ns = now_ns();
+        let (at_ns, at) = (now_ns(), Instant::now());
         let Some(usage) = opened.meter.read()? else { return Ok(None) };
         let links = opened.links.as_ref().and_then(|links| links.read().ok()).unwrap_or_default();
         let mut rate = gauge.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let nano_cores = usage.cpu_ns.and_then(|cpu_ns| rate.update(at_ns, cpu_ns));
+        let nano_cores = usage.cpu_ns.and_then(|cpu_ns| rate.update(at, cpu_ns));
         Ok(Some(Reading { at_ns, usage, nano_cores, links }))
     }
 
@@ -163,7 +171,7 @@ impl Meters {
     fn begin(&self, target: &Target) -> Result<(Arc<Gauge>, Option<Opened>), CgroupError> {
         let opened = Opened::open(&self.host, target)?;
         let descriptors = opened.as_ref().map_or(0, Opened::descriptors);
-        let rate = Mutex::new(Rate { last: target.since_ns.map(|since| (since, 0)), nano_cores: None });
+        let rate = Mutex::new(Rate::since(target.since_ns));
         let mut table = self.table();
         let room = table.descriptors.saturating_add(descriptors) <= open_files_max() / SHARE_OF_DESCRIPTORS;
         let (open, for_once) = if room { (opened, None) } else { (None, opened) };
@@ -200,14 +208,21 @@ mod tests {
 
     #[test]
     fn a_rate_is_that_of_the_time_since_the_reading_before() {
-        const SECOND: i64 = 1_000_000_000;
-        let mut rate = Rate { last: Some((0, 0)), nano_cores: None };
-        assert_eq!(rate.update(10 * SECOND, 5_000_000_000), Some(500_000_000), "half a core since the start");
-        assert_eq!(rate.update(12 * SECOND, 9_000_000_000), Some(2_000_000_000), "two cores since then");
-        assert_eq!(rate.update(12 * SECOND + 5, 9_000_000_000), Some(2_000_000_000), "too soon to say anything new");
-        assert_eq!(rate.update(11 * SECOND, 9_000_000_000), Some(2_000_000_000), "a clock that was set back");
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut rate = Rate { last: Some((start, 0)), nano_cores: None };
+        assert_eq!(rate.update(after(10), 5_000_000_000), Some(500_000_000), "half a core since the start");
+        assert_eq!(rate.update(after(12), 9_000_000_000), Some(2_000_000_000), "two cores since then");
+        assert_eq!(rate.update(after(12) + Duration::from_nanos(5), 9_000_000_000), Some(2_000_000_000), "too soon to say anything new");
         let mut of_pod = Rate::default();
-        assert_eq!(of_pod.update(SECOND, 7), None, "nothing to compare with");
-        assert_eq!(of_pod.update(2 * SECOND, 1_000_000_007), Some(1_000_000_000));
+        assert_eq!(of_pod.update(after(1), 7), None, "nothing to compare with");
+        assert_eq!(of_pod.update(after(2), 1_000_000_007), Some(1_000_000_000));
+    }
+
+    #[test]
+    fn a_beginning_that_the_clock_puts_into_the_future_is_none() {
+        assert!(Rate::since(Some(now_ns() - 1_000_000_000)).last.is_some_and(|(began, _)| began.elapsed() >= Duration::from_secs(1)));
+        assert!(Rate::since(Some(now_ns() + 3_600_000_000_000)).last.is_none());
+        assert!(Rate::since(None).last.is_none());
     }
 }
