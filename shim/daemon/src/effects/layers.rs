@@ -1,8 +1,9 @@
 //! What containers have written to their own layers.
 //!
 //! Measuring one means walking it, which may take long: so what was measured is remembered, and measured again in the background only
-//! when somebody asks and it is old. One walk runs at a time, and a tree that takes long is walked the more rarely. Whoever asks for
-//! one that was never measured waits for that, but not long.
+//! when somebody asks and it is old. One walk runs at a time, a tree that takes long is walked the more rarely, and all walks
+//! together take a bounded part of the time, however many containers there are. Whoever asks for one that was never measured waits for
+//! that, but not long; such walks come first and at once, one a container, and what they take is made up for by those to come.
 
 use super::now_ns;
 use podbox_image::{ImageStore, Usage};
@@ -16,6 +17,10 @@ use tokio::sync::Notify;
 const AGE_MIN: Duration = Duration::from_secs(10);
 /// A walk is repeated after this many times its own length at the earliest: it takes at most a twentieth of a core.
 const REST: u32 = 20;
+/// For each walk there is a rest of this many times its length for all: together they take at most a tenth of a core.
+const REST_OF_ALL: u32 = 9;
+/// Walks of so long in all need no rest in between, if there was none for long: small layers are measured in one go.
+const BURST: Duration = Duration::from_millis(300);
 /// How long somebody waits for what was never measured.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -32,14 +37,71 @@ pub struct LayerUsage {
 pub struct Layers {
     images: Arc<ImageStore>,
     table: Mutex<Table>,
+    /// One was put in the queue.
+    queued: Notify,
     measured: Notify,
 }
 
 #[derive(Default)]
 struct Table {
     known: HashMap<ContainerId, Known>,
-    queue: VecDeque<ContainerId>,
+    /// Those never measured before.
+    first: VecDeque<ContainerId>,
+    /// Those to be measured again.
+    again: VecDeque<ContainerId>,
+    pace: Pace,
     walking: bool,
+}
+
+/// How much time was walked lately.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When all that was walked will have been rested for.
+    rested_at: Option<Instant>,
+}
+
+impl Pace {
+    /// Counts a walk that ended now.
+    fn add(&mut self, took: Duration, now: Instant) {
+        // A long rest saves up no more than this.
+        let idle_since = now.checked_sub(BURST * REST_OF_ALL).unwrap_or(now);
+        let from = self.rested_at.map_or(idle_since, |rested_at| rested_at.max(idle_since));
+        self.rested_at = Some(from + took * REST_OF_ALL);
+    }
+
+    /// How long no layer is to be walked again; zero: it may be now.
+    fn rest(&self, now: Instant) -> Duration {
+        self.rested_at.map_or(Duration::ZERO, |rested_at| rested_at.saturating_duration_since(now))
+    }
+}
+
+/// What the walker does next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Walk(ContainerId),
+    Rest(Duration),
+    End,
+}
+
+impl Table {
+    fn next(&mut self, now: Instant) -> Next {
+        if let Some(id) = self.first.pop_front() {
+            return Next::Walk(id);
+        }
+        // What is gone meanwhile need not be waited for.
+        self.again.retain(|id| self.known.contains_key(id));
+        let rest = self.pace.rest(now);
+        if !self.again.is_empty() && !rest.is_zero() {
+            return Next::Rest(rest);
+        }
+        match self.again.pop_front() {
+            Some(id) => Next::Walk(id),
+            None => {
+                self.walking = false;
+                Next::End
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -55,7 +117,7 @@ impl Layers {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(images: Arc<ImageStore>) -> Self {
-        Self { images, table: Mutex::default(), measured: Notify::new() }
+        Self { images, table: Mutex::default(), queued: Notify::new(), measured: Notify::new() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -65,8 +127,7 @@ impl Layers {
     /// The last known usage of each container's layer.
     pub async fn usage(self: &Arc<Self>, containers: &[ContainerId]) -> HashMap<ContainerId, LayerUsage> {
         if self.enqueue(containers) {
-            let layers = self.clone();
-            tokio::task::spawn_blocking(move || layers.walk());
+            tokio::spawn(self.clone().walk());
         }
         // What is not there in time comes with the next call.
         let _ = tokio::time::timeout(PATIENCE, self.all_tried(containers)).await;
@@ -83,10 +144,15 @@ impl Layers {
             let known = table.known.entry(id.clone()).or_default();
             if !known.queued && known.rests_until.is_none_or(|until| until <= now) {
                 known.queued = true;
-                table.queue.push_back(id.clone());
+                let queue = if known.tried { &mut table.again } else { &mut table.first };
+                queue.push_back(id.clone());
             }
         }
-        let begin = !table.walking && !table.queue.is_empty();
+        if !table.first.is_empty() {
+            self.queued.notify_one();
+        }
+        let is_due = !table.first.is_empty() || !table.again.is_empty();
+        let begin = is_due && !table.walking;
         table.walking |= begin;
         begin
     }
@@ -106,38 +172,98 @@ impl Layers {
         }
     }
 
-    /// Measures until the queue is empty.
-    fn walk(&self) {
+    /// Measures until the queues are empty.
+    async fn walk(self: Arc<Self>) {
         loop {
-            let id = {
-                let table = &mut *self.table();
-                let Some(id) = table.queue.pop_front() else {
-                    table.walking = false;
-                    return;
-                };
-                id
-            };
-            let begun = Instant::now();
-            let usage = self.images.snapshot_usage(id.as_str());
-            let took = begun.elapsed();
-            {
-                let mut table = self.table();
-                if let Some(known) = table.known.get_mut(&id) {
-                    // One that cannot be read, or is on its way out, keeps what was known of it.
-                    if let Ok(Some(usage)) = usage {
-                        known.usage = Some(LayerUsage { at_ns: now_ns(), usage });
-                    }
-                    known.rests_until = Some(Instant::now() + AGE_MIN.max(took * REST));
-                    known.queued = false;
-                    known.tried = true;
+            let next = self.table().next(Instant::now());
+            match next {
+                Next::Walk(id) => {
+                    let layers = self.clone();
+                    // What is walked is walked to its end, also if the daemon ends.
+                    let _ = tokio::task::spawn_blocking(move || layers.measure(&id)).await;
+                    self.measured.notify_waiters();
                 }
+                // Of one that was never measured before it is told.
+                Next::Rest(rest) => drop(tokio::time::timeout(rest, self.queued.notified()).await),
+                Next::End => return,
             }
-            self.measured.notify_waiters();
+        }
+    }
+
+    fn measure(&self, id: &ContainerId) {
+        let begun = Instant::now();
+        let usage = self.images.snapshot_usage(id.as_str());
+        let now = Instant::now();
+        let took = now.saturating_duration_since(begun);
+        let table = &mut *self.table();
+        table.pace.add(took, now);
+        if let Some(known) = table.known.get_mut(id) {
+            // One that cannot be read, or is on its way out, keeps what was known of it.
+            if let Ok(Some(usage)) = usage {
+                known.usage = Some(LayerUsage { at_ns: now_ns(), usage });
+            }
+            known.rests_until = Some(now + AGE_MIN.max(took * REST));
+            known.queued = false;
+            known.tried = true;
         }
     }
 
     /// Forgets the containers that are gone.
     pub fn keep_only(&self, is_there: impl Fn(&ContainerId) -> bool) {
         self.table().known.retain(|id, _| is_there(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Walks of `took` each for `span`, as often as the pace lets.
+    fn walked_in(span: Duration, took: Duration) -> Duration {
+        let start = Instant::now();
+        let (mut pace, mut now, mut walked) = (Pace::default(), start, Duration::ZERO);
+        while now < start + span {
+            now += pace.rest(now) + took;
+            pace.add(took, now);
+            walked += took;
+        }
+        walked
+    }
+
+    #[test]
+    fn walks_of_any_length_take_a_tenth_of_the_time_together() {
+        let hour = Duration::from_secs(3600);
+        for took in [Duration::from_millis(1), Duration::from_millis(700), Duration::from_secs(60)] {
+            let walked = walked_in(hour, took);
+            assert!(walked <= hour / 10 + BURST + took * 2, "{walked:?} by {took:?}");
+            assert!(walked >= hour / 11, "{walked:?} by {took:?}: it is not idle either");
+        }
+    }
+
+    #[test]
+    fn small_layers_are_walked_in_one_go_and_long_idleness_saves_up_no_more_than_that() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        for walk in 1..=29_u32 {
+            pace.add(Duration::from_millis(10), start);
+            assert_eq!(pace.rest(start), Duration::ZERO, "walk {walk}");
+        }
+        let later = start + Duration::from_secs(100_000);
+        pace.add(BURST + Duration::from_millis(100), later);
+        assert_eq!(pace.rest(later), Duration::from_millis(900));
+    }
+
+    #[test]
+    fn what_was_never_measured_does_not_wait_for_the_rest_of_what_was() {
+        let (old, new) = (ContainerId::from_random([1; 32]), ContainerId::from_random([2; 32]));
+        let now = Instant::now();
+        let mut table = Table::default();
+        table.known.insert(old.clone(), Known::default());
+        table.again.push_back(old.clone());
+        table.pace.add(Duration::from_secs(10), now);
+        assert!(matches!(table.next(now), Next::Rest(rest) if rest > Duration::from_secs(80)));
+        table.first.push_back(new.clone());
+        assert_eq!(table.next(now), Next::Walk(new));
+        let rested = now + Duration::from_secs(100);
+        assert_eq!((table.next(rested), table.next(rested)), (Next::Walk(old), Next::End));
     }
 }
