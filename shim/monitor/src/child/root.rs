@@ -7,7 +7,7 @@ use podbox_plan::{MountAttributes, Overlay};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -40,17 +40,29 @@ pub fn overlay(overlay: &Overlay, at: &Path, attributes: &MountAttributes) -> Re
     // Relative names are short: fsconfig(2) takes 255 bytes of one, mount(2) one page of all.
     let parent = common_parent(overlay);
     rustix::process::chdir(&parent)?;
-    let mounted = match new_overlay(overlay, &parent, attributes) {
-        Ok(root) => {
-            let place = rustix::fs::open(at, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            move_onto(&root, &place).map(|()| root)
+    let mounted = if logs_what_it_refuses(rustix::system::uname().release()) {
+        mount_overlay(overlay, &parent, at, attributes)
+    } else {
+        match new_overlay(overlay, &parent, attributes) {
+            Ok(root) => {
+                let place = rustix::fs::open(at, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+                move_onto(&root, &place).map(|()| root)
+            }
+            // Before Linux 6.7 there is no `lowerdir+`.
+            Err(error) if error.errno() == Errno::INVAL => mount_overlay(overlay, &parent, at, attributes).map_err(|_| error),
+            Err(error) => Err(error),
         }
-        // Before Linux 6.7 there is no `lowerdir+`.
-        Err(error) if error.errno() == Errno::INVAL => mount_overlay(overlay, &parent, at, attributes).map_err(|_| error),
-        Err(error) => Err(error),
     };
     rustix::process::chdir("/")?;
     mounted
+}
+
+/// Before Linux 6.5 overlayfs writes to the kernel's log what option it does not know, and `lowerdir+` would be there for each container.
+/// What cannot be read is a new kernel: there is another way when it refuses.
+fn logs_what_it_refuses(release: &CStr) -> bool {
+    let mut numbers = release.to_str().unwrap_or_default().split(|character: char| !character.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
+    matches!((next(), next()), (Some(major), Some(minor)) if (major, minor) < (6, 5))
 }
 
 /// An empty tmpfs mounted over `at`.
@@ -136,6 +148,22 @@ mod tests {
         assert_eq!(common_parent(&overlay_of(&["/a"], "/b/upper", "/b/work")), Path::new("/"));
         // A parent that is itself a layer would leave an empty name.
         assert_eq!(common_parent(&overlay_of(&["/x/c"], "/x/c/upper", "/x/c/work")), Path::new("/x"));
+    }
+
+    #[test]
+    fn only_kernels_known_to_be_old_are_taken_for_old() {
+        for (release, old) in [
+            (c"5.10.0-32-amd64", true),
+            (c"6.1.0-18-cloud-amd64", true),
+            (c"6.4", true),
+            (c"6.5.0", false),
+            (c"6.18.5", false),
+            (c"10.0", false),
+            (c"unknown", false),
+            (c"", false),
+        ] {
+            assert_eq!(logs_what_it_refuses(release), old, "{release:?}");
+        }
     }
 
     /// On a kernel that has both, the older way is not taken by itself.
