@@ -1,8 +1,10 @@
 //! Cgroups of pods: where processes are, what limits them, who makes and removes the directories.
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use podbox_proto::v1::ContainerState;
-use podbox_tests::host::{cgroup_file, cgroup_hierarchies};
+use podbox_tests::host::{cgroup_file, cgroup_hierarchies, runs};
 use podbox_tests::{Census, ContainerSpec, Daemon, PodSpec, wait};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -31,6 +33,27 @@ async fn each_container_and_pause_has_a_cgroup_named_by_its_id_below_the_pods() 
     // A command run in the container is under its limits.
     let exec = container.exec(&["/bin/sh", "-c", "cat /proc/self/cgroup"]).await?;
     assert!(!exec.stdout.contains(".."), "the command is within the container's cgroup namespace root: {}", exec.stdout);
+    Ok(())
+}
+
+/// Its record alone knew where its cgroups are, and nobody is left to ask.
+#[tokio::test]
+async fn what_runs_by_a_damaged_record_is_ended_wherever_the_request_had_put_it() -> Result<()> {
+    let mut daemon = Daemon::for_test().await?;
+    let asked = format!("{}/elsewhere/burstable", daemon.cgroup_parent());
+    let pod = daemon.run_pod(&PodSpec::new("damaged").cgroup_parent(&asked)).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let pids = [container.pid().await?, pod.pause_pid().await?];
+    daemon.kill_9()?;
+    kill(Pid::from_raw(daemon.monitor_of(&pod.id).context("a monitor")?), Signal::SIGKILL)?;
+    assert!(pids.iter().all(|pid| runs(*pid)), "they run on without it");
+    std::fs::write(daemon.state_dir().join("pods").join(&pod.id).join("sandbox.json"), "{")?;
+    daemon.start_again().await?;
+    wait::until_true("all of it is ended", || !pids.iter().any(|pid| runs(*pid))).await?;
+    for id in [&pod.id, &container.id] {
+        let cgroup = format!("{asked}/{id}");
+        wait::until_true("the cgroup is gone", || !exists(&cgroup)).await?;
+    }
     Ok(())
 }
 

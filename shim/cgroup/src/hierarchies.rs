@@ -15,6 +15,9 @@ const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// What the cgroup2 root can give away.
 const AVAILABLE: &str = "cgroup.controllers";
 
+/// Deeper than this nobody puts a pod, and a container that nests cgroups without end is not followed.
+const FIND_DEPTH_MAX: u32 = 16;
+
 /// Which kernel interface limits resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -110,6 +113,32 @@ impl Hierarchies {
 
     pub(crate) fn unified(&self) -> Option<&UnifiedHierarchy> {
         self.unified.as_deref()
+    }
+
+    /// The cgroups with one of these names, wherever they are, but for those below another one that is found. In one hierarchy: the
+    /// unified one, or that of v1 which is joined first. Takes as long as it takes to list all cgroups.
+    #[must_use]
+    pub fn find(&self, names: &[&str]) -> Vec<CgroupPath> {
+        let first_v1 = self.v1.first().map(|hierarchy| &hierarchy.mount_point);
+        let Some(root) = self.unified.as_ref().map(|unified| &unified.mount_point).or(first_v1) else { return Vec::new() };
+        let mut found = Vec::new();
+        let mut unvisited = vec![(root.clone(), 0)];
+        while let Some((directory, depth)) = unvisited.pop() {
+            // What goes meanwhile is not there.
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
+                let below = entry.path();
+                if entry.file_name().to_str().is_some_and(|name| names.contains(&name)) {
+                    let path = below.strip_prefix(root).ok().and_then(Path::to_str);
+                    found.extend(path.and_then(|path| CgroupPath::new(format!("/{path}")).ok()));
+                } else if depth < FIND_DEPTH_MAX {
+                    unvisited.push((below, depth + 1));
+                }
+            }
+        }
+        found
     }
 
     /// Where the files of `controller` are for `path`; v1 goes first, because a controller is bound to one hierarchy only.

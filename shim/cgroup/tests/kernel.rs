@@ -354,6 +354,24 @@ fn removal_of_a_populated_cgroup_is_refused_and_spares_the_process() {
 }
 
 #[test]
+fn cgroups_are_found_by_their_names_wherever_they_are() {
+    for host in [Some(Hierarchies::discover().unwrap()), v1_alone()].into_iter().flatten() {
+        let own = Own::on(host.clone(), &format!("find-{}", host.unified_mount_point().is_some()));
+        let names = ["one", "other"].map(|name| format!("podbox-{}-{name}", std::process::id()));
+        let deep = own.path.child("a").unwrap().child("b").unwrap().child(&names[0]).unwrap();
+        let beside = own.path.child(&names[1]).unwrap();
+        let below = deep.child(&names[1]).unwrap();
+        for path in [&deep, &beside, &below] {
+            Cgroup::create(&host, path).unwrap();
+        }
+        let mut found = host.find(&[&names[0], &names[1]]);
+        found.sort_by_key(|path| path.as_str().len());
+        assert_eq!(found, [beside, deep], "and none below another");
+        assert!(host.find(&["podbox-test-absent"]).is_empty());
+    }
+}
+
+#[test]
 fn a_new_cgroup_can_be_joined_at_once() {
     let mut own = Own::new("join");
     let path = own.path.child("pod").unwrap().child("container").unwrap();

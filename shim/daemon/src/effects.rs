@@ -22,8 +22,8 @@ mod systemd;
 mod usage;
 
 pub use cgroups::{
-    CgroupsError, SandboxCgroups, cgroup_entry, end_damaged_scope, end_scope, kill_pod_cgroups, make_container_cgroup, make_scope,
-    remove_container_cgroup, remove_made, signal_member, undo_container_update, update_container_cgroup,
+    CgroupsError, Remains, SandboxCgroups, cgroup_entry, end_damaged_scope, end_scope, find_remains, kill_cgroups, make_container_cgroup,
+    make_scope, remove_cgroup, remove_made, signal_member, undo_container_update, update_container_cgroup,
 };
 pub use clock::now_ns;
 pub use devices::{DeviceError, node_devices, requested_devices};

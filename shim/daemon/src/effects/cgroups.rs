@@ -129,6 +129,35 @@ pub async fn end_scope(host: &Hierarchies, path: &str, id: &SandboxId) -> Result
     cgroup.remove().map_err(failed)
 }
 
+/// What is left of a pod of which no more is known than its id, whichever driver the node had when it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remains {
+    /// Cgroups of pause and of the containers, or of the pod itself.
+    pub cgroups: Vec<String>,
+    /// Whether it was a scope.
+    pub has_scope: bool,
+}
+
+/// Looks for the cgroups of a pod and of these containers of its by their names: where its request had wanted them, its record alone
+/// knew. Pause's is named by the pod's id, and so is the pod's own where no request said otherwise; containers' are beside pause's.
+#[must_use]
+pub fn find_remains<'a>(host: &Hierarchies, id: &SandboxId, containers: impl Iterator<Item = &'a ContainerId> + Clone) -> Remains {
+    let scope = Scope::unit_of(id.as_str());
+    let found = host.find(&[id.as_str(), &scope]);
+    let mut remains = Remains { cgroups: Vec::new(), has_scope: false };
+    for path in &found {
+        let path = path.as_str();
+        let Some((parent, name)) = path.rsplit_once('/') else { continue };
+        if name == scope {
+            remains.has_scope = true;
+            continue;
+        }
+        remains.cgroups.push(path.to_owned());
+        remains.cgroups.extend(containers.clone().map(|container| format!("{parent}/{container}")));
+    }
+    remains
+}
+
 /// Ends a scope with everything in it, of which no more than the pod's id is known.
 ///
 /// # Errors
@@ -244,21 +273,21 @@ fn memory_and_swap(asked: &AskedResources, swap: bool) -> Option<Limit> {
     signed(asked.memory_swap_limit_bytes).or(silent.then_some(Limit::At(asked.memory_limit_bytes)))
 }
 
-/// Kills what is left in a container's cgroup and removes it; absent is success.
+/// Kills what is left in a cgroup, a pod's or a container's, and removes it; absent is success.
 ///
 /// # Errors
 /// Something holds it.
-pub fn remove_container_cgroup(host: &Hierarchies, path: &str) -> Result<(), CgroupsError> {
+pub fn remove_cgroup(host: &Hierarchies, path: &str) -> Result<(), CgroupsError> {
     kill(host, path)?;
     at(host, path)?.remove().map_err(failed(path))
 }
 
-/// Kills everything in the cgroups that podbox made for a pod, and waits until it is gone. All are killed before any is waited for:
+/// Kills everything in cgroups, of a pod or of its containers, and waits until it is gone. All are killed before any is waited for:
 /// one that does not die keeps none of the others alive.
 ///
 /// # Errors
 /// Something does not die.
-pub fn kill_pod_cgroups(host: &Hierarchies, paths: &[String]) -> Result<(), CgroupsError> {
+pub fn kill_cgroups(host: &Hierarchies, paths: &[String]) -> Result<(), CgroupsError> {
     let mut outcome = Ok(());
     for path in paths {
         outcome = outcome.and(at(host, path).and_then(|cgroup| cgroup.kill().map_err(failed(path))));

@@ -7,7 +7,7 @@ use super::teardown::blocking;
 use crate::chain::Chain;
 use crate::effects::{
     MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, check_limits, find_image, image_defaults, make_container_cgroup,
-    node_devices, now_ns, remove_container_cgroup, requested_devices, resolve_user,
+    node_devices, now_ns, remove_cgroup, requested_devices, resolve_user,
 };
 use crate::plan::{ContainerInputs, LaunchInputs, device_policy, lower, plan_container};
 use crate::request::{ContainerConfig, PidMode};
@@ -91,7 +91,7 @@ pub(super) async fn undo_until_done(node: &Arc<Node>, store: &Arc<Store>, record
 /// Undoes a container's making, or removes one that has ended, from its record. Its own layer is out of the way at once and
 /// its files go afterwards: they may be many, and the kernel is still letting go of the mount.
 pub(super) fn undo_container(node: &Node, store: &Store, record: &ContainerRecord) -> Result<(), PodError> {
-    remove_container_cgroup(&node.hierarchies, &record.cgroup)?;
+    remove_cgroup(&node.hierarchies, &record.cgroup)?;
     let taken = node.images.take_snapshot_away(record.id.as_str());
     if let Some(taken) = taken.map_err(|source| PodError::Snapshot { id: record.id.clone(), source })? {
         let (images, id) = (node.images.clone(), record.id.clone());

@@ -23,7 +23,7 @@ use super::retry::Pauses;
 use super::teardown::{blocking, end_monitor};
 use crate::chain::Chain;
 use crate::effects::{
-    MonitorError, Node, SandboxCgroups, collect_netns_names, end_damaged_scope, kill_pod_cgroups, now_ns, remove_container_cgroup,
+    MonitorError, Node, Remains, SandboxCgroups, collect_netns_names, end_damaged_scope, find_remains, kill_cgroups, now_ns, remove_cgroup,
     unlink_netns,
 };
 use crate::request::KILL;
@@ -56,9 +56,15 @@ pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<
 
 /// A pod whose record is of no use: nothing can be asked of it any more, so nothing of it may run on. Its folder is kept for people.
 async fn end_damaged(node: &Arc<Node>, pod: &DamagedPod) {
-    let path = format!("{}/{}", node.config.cgroup.parent.as_str().trim_end_matches('/'), pod.id);
-    let (host, killed) = (node.clone(), path.clone());
-    let killed = blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &[killed])?)).await;
+    let remains = match find_damaged(node, pod).await {
+        Ok(remains) => remains,
+        Err(error) => {
+            tracing::error!(sandbox = %pod.id, error = %Chain(&error), "a damaged pod cannot be looked for");
+            return;
+        }
+    };
+    let (host, killed) = (node.clone(), remains.cgroups.clone());
+    let killed = blocking(move || Ok(kill_cgroups(&host.hierarchies, &killed)?)).await;
     let ended = match find_monitor(&pod.folder).await {
         Found::Answers(monitor) => end_all(pod, &monitor).await,
         Found::Gone => Ok(()),
@@ -67,16 +73,34 @@ async fn end_damaged(node: &Arc<Node>, pod: &DamagedPod) {
             Ok(())
         }
     };
-    let host = node.clone();
-    let removed = blocking(move || Ok(remove_container_cgroup(&host.hierarchies, &path)?)).await;
-    let scope = match node.facts.cgroup_driver {
-        Driver::Cgroupfs => Ok(()),
-        Driver::Systemd => end_damaged_scope(&pod.id).await.map_err(PodError::from),
+    let (host, found) = (node.clone(), remains.cgroups);
+    let removed = blocking(move || {
+        let removed = found.iter().map(|path| remove_cgroup(&host.hierarchies, path));
+        Ok(removed.fold(Ok(()), Result::and)?)
+    })
+    .await;
+    // Of a scope whose cgroup is gone the unit may still be there, for the driver that knows.
+    let scope = if remains.has_scope || node.facts.cgroup_driver == Driver::Systemd {
+        end_damaged_scope(&pod.id).await.map_err(PodError::from)
+    } else {
+        Ok(())
     };
     if let Err(error) = killed.and(ended).and(removed).and(scope) {
         tracing::error!(sandbox = %pod.id, error = %Chain(&error), "something of a damaged pod remains");
     }
     let _ = unlink_netns(&pod.id);
+}
+
+/// Its cgroups, of whichever driver the node had when they were made.
+async fn find_damaged(node: &Arc<Node>, pod: &DamagedPod) -> Result<Remains, PodError> {
+    let (host, id, folder) = (node.clone(), pod.id.clone(), pod.folder.join("containers"));
+    blocking(move || {
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let containers: Vec<ContainerId> = names.filter_map(|name| ContainerId::try_from(name).ok()).collect();
+        Ok(find_remains(&host.hierarchies, &id, containers.iter()))
+    })
+    .await
 }
 
 /// Kills all that a monitor watches, and ends it.
@@ -145,7 +169,7 @@ async fn end_unknown(node: &Arc<Node>, sandbox: &SandboxRecord, known: &[Contain
     for id in runs.filter(|id| known.iter().all(|record| record.id != **id)) {
         let (host, path) = (node.clone(), cgroups.container(id));
         tracing::error!(sandbox = %sandbox.id, container = %id, "a container that is not on record is ended");
-        if let Err(error) = blocking(move || Ok(remove_container_cgroup(&host.hierarchies, &path)?)).await {
+        if let Err(error) = blocking(move || Ok(remove_cgroup(&host.hierarchies, &path)?)).await {
             tracing::error!(container = %id, error = %Chain(&error), "a container that is not on record remains");
         }
     }
@@ -185,7 +209,7 @@ async fn kill_remains(node: &Arc<Node>, sandbox: &SandboxRecord, containers: &[C
     let mut paths: Vec<String> = containers.iter().map(|record| record.cgroup.clone()).collect();
     paths.push(SandboxCgroups::new(&sandbox.cgroup, &sandbox.id).pause());
     let host = node.clone();
-    if let Err(error) = blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &paths)?)).await {
+    if let Err(error) = blocking(move || Ok(kill_cgroups(&host.hierarchies, &paths)?)).await {
         tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "processes of a lost pod remain");
     }
 }

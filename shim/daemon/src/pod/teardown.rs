@@ -3,9 +3,7 @@
 use super::PodError;
 use super::monitor::{Found, end_silent_monitor, find_monitor};
 use super::retry::until_done;
-use crate::effects::{
-    MonitorError, MonitorLink, Node, SandboxCgroups, end_scope, kill_pod_cgroups, remove_container_cgroup, remove_made, unlink_netns,
-};
+use crate::effects::{MonitorError, MonitorLink, Node, SandboxCgroups, end_scope, kill_cgroups, remove_cgroup, remove_made, unlink_netns};
 use crate::store::{SandboxRecord, Store};
 use podbox_plan::SandboxId;
 use std::path::Path;
@@ -55,14 +53,14 @@ pub(super) async fn end_processes(node: &Arc<Node>, store: &Arc<Store>, record: 
     paths.push(cgroups.pause());
     let kill = || {
         let (host, paths) = (node.clone(), paths.clone());
-        blocking(move || Ok(kill_pod_cgroups(&host.hierarchies, &paths)?))
+        blocking(move || Ok(kill_cgroups(&host.hierarchies, &paths)?))
     };
     kill().await?;
     let pid = record.pause.as_ref().map(|pause| pause.monitor_pid);
     end_monitor(&node.layout.pod(&record.id), &record.id, pid, order.link, kill).await?;
     let (host, store, made) = (node.clone(), store.clone(), record.cgroup_made.clone().unwrap_or_default());
     blocking(move || {
-        order.containers.iter().try_for_each(|path| remove_container_cgroup(&host.hierarchies, path))?;
+        order.containers.iter().try_for_each(|path| remove_cgroup(&host.hierarchies, path))?;
         cgroups.remove_pause(&host.hierarchies)?;
         let mut all = store.shared_cgroups();
         all.merge(made);

@@ -3,7 +3,7 @@
 use super::stop::{Init, Stop};
 use super::{Container, Done, Driver, Reply, SharedReply, tell_all};
 use crate::chain::Chain;
-use crate::effects::{ExecOutput, MonitorError, MonitorLink, Started, Subject, cgroup_entry, exec_sync, now_ns, remove_container_cgroup};
+use crate::effects::{ExecOutput, MonitorError, MonitorLink, Started, Subject, cgroup_entry, exec_sync, now_ns, remove_cgroup};
 use crate::plan::plan_exec;
 use crate::pod::PodError;
 use crate::pod::admission::Verdict;
@@ -192,7 +192,7 @@ impl Driver {
         self.node.metrics.count_end(matches!(reason, ExitReason::OomKilled));
         let node = self.node.clone();
         self.work.spawn(async move {
-            let removed = blocking(move || Ok(remove_container_cgroup(&node.hierarchies, &record.cgroup)?)).await;
+            let removed = blocking(move || Ok(remove_cgroup(&node.hierarchies, &record.cgroup)?)).await;
             if let Err(error) = removed {
                 tracing::warn!(container = %record.id, error = %Chain(&error), "the cgroup stays until the container is removed");
             }

@@ -8,7 +8,7 @@
 
 use super::{Done, Driver, Search};
 use crate::chain::Chain;
-use crate::effects::{SandboxCgroups, kill_pod_cgroups, now_ns};
+use crate::effects::{SandboxCgroups, kill_cgroups, now_ns};
 use crate::pod::PodError;
 use crate::pod::ending::{Watcher, end_of_lost, runs};
 use crate::pod::monitor::{Found, Monitor, end_orphaned_commands, find_monitor};
@@ -115,7 +115,7 @@ impl Driver {
         paths.push(cgroups.pause());
         let node = self.node.clone();
         self.work.spawn(async move {
-            let outcome = blocking(move || Ok(kill_pod_cgroups(&node.hierarchies, &paths)?)).await;
+            let outcome = blocking(move || Ok(kill_cgroups(&node.hierarchies, &paths)?)).await;
             Done::Killed { containers, outcome }
         });
     }

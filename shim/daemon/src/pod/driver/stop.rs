@@ -3,7 +3,7 @@
 //! A signal goes to the monitor, which knows the process. While the monitor cannot be reached it goes to the process on record: what
 //! happens to a connection takes nobody's grace away.
 
-use crate::effects::{MonitorError, MonitorLink, Node, kill_pod_cgroups, signal_member};
+use crate::effects::{MonitorError, MonitorLink, Node, kill_cgroups, signal_member};
 use crate::pod::PodError;
 use crate::pod::teardown::blocking;
 use crate::request::KILL;
@@ -113,7 +113,7 @@ impl Stop {
         let (node, cgroup, init) = (self.node.clone(), self.cgroup.clone(), *self.init.borrow());
         tracing::warn!(container = %self.id, signal, "the pod's monitor cannot be reached: the signal goes to the process itself");
         blocking(move || match init {
-            _ if signal == KILL => Ok(kill_pod_cgroups(&node.hierarchies, &[cgroup]).map(|()| true)?),
+            _ if signal == KILL => Ok(kill_cgroups(&node.hierarchies, &[cgroup]).map(|()| true)?),
             Init::Runs(pid) => Ok(signal_member(&node.hierarchies, &cgroup, pid, signal)?),
             Init::Coming | Init::Absent => Ok(false),
         })
