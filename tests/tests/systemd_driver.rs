@@ -9,6 +9,8 @@ use podbox_tests::host::{cgroup_file, cgroup_hierarchies, lacks, runs};
 use podbox_tests::{ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, TestImage, assert_refused, wait};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tonic::Code;
 
@@ -262,6 +264,66 @@ async fn what_runs_by_a_damaged_record_is_ended_with_its_unit() -> Result<()> {
     }
     assert!(units(&slice.0)?.contains("active"), "the slice is the kubelet's");
     Ok(())
+}
+
+/// An answer, or the end of a job, may get lost with the systemd that was to give it.
+#[tokio::test]
+async fn pods_come_and_go_while_systemd_executes_itself_anew() -> Result<()> {
+    if !has_systemd() {
+        return Ok(());
+    }
+    let daemon = daemon().await?;
+    let over = Arc::new(AtomicBool::new(false));
+    let again_and_again = std::thread::spawn({
+        let over = over.clone();
+        move || -> Result<u32> {
+            let mut times = 0;
+            while !over.load(Ordering::Relaxed) {
+                // Its own answer may get lost as well.
+                let _ = run("systemctl", &["daemon-reexec"]);
+                times += 1;
+                std::thread::sleep(std::time::Duration::from_millis(300));
+            }
+            Ok(times)
+        }
+    });
+    let mut outcome = Ok(());
+    for number in 0..6 {
+        outcome = outcome.and(comes_and_goes(&daemon, number).await);
+    }
+    over.store(true, Ordering::Relaxed);
+    assert!(again_and_again.join().expect("it ends")? > 0);
+    outcome
+}
+
+async fn comes_and_goes(daemon: &Daemon, number: u32) -> Result<()> {
+    let pod = daemon.run_pod(&PodSpec::new(&format!("pod{number}"))).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    assert_eq!(container.sh("echo runs").await?, "runs");
+    pod.end().await?;
+    let scope = scope_of(&pod);
+    wait::until_true("the unit is gone", || units(&scope).is_ok_and(|list| list.is_empty())).await
+}
+
+/// A daemon that has another driver than the one before still ends what nobody can name any more.
+#[tokio::test]
+async fn a_damaged_pod_of_the_other_driver_is_ended() -> Result<()> {
+    if !has_systemd() {
+        return Ok(());
+    }
+    let mut daemon = daemon().await?;
+    let pod = daemon.run_pod(&PodSpec::new("other")).await?;
+    let pids = [pod.run(&ContainerSpec::sleeper("a")).await?.pid().await?, pod.pause_pid().await?];
+    daemon.kill_9()?;
+    kill(Pid::from_raw(daemon.monitor_of(&pod.id).context("a monitor")?), Signal::SIGKILL)?;
+    std::fs::write(daemon.state_dir().join("pods").join(&pod.id).join("sandbox.json"), "{")?;
+    let config = std::fs::read_to_string(daemon.config_file())?;
+    ensure!(config.contains("driver = \"systemd\""), "{config}");
+    std::fs::write(daemon.config_file(), config.replace("driver = \"systemd\"", "driver = \"cgroupfs\""))?;
+    daemon.start_again().await?;
+    wait::until_true("all of it is ended", || !pids.iter().any(|pid| runs(*pid))).await?;
+    let scope = scope_of(&pod);
+    wait::until_true("the scope is gone", || units(&scope).is_ok_and(|list| list.is_empty())).await
 }
 
 /// systemd stops a unit of which the kernel killed a process for memory (`OOMPolicy=`), but no delegated one.
