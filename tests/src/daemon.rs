@@ -73,6 +73,12 @@ impl DaemonOptions {
         self
     }
 
+    /// With the cgroupfs driver, for what only that does; its parents are no slices.
+    #[must_use]
+    pub fn cgroupfs(self) -> Self {
+        Self { cgroup_driver: "cgroupfs".to_owned(), ..self }
+    }
+
     /// With the binary that is measured.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The machine: Debian packages that the tests need, and what only root can look at.
 
 use anyhow::{Context, Result, ensure};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -35,19 +36,27 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
 
 /// Tells whoever watches, past the capture of test output.
 pub(crate) fn say(text: &str) {
-    use std::io::Write;
     // Nobody listens: nothing to be done.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// What the line begins with that a test prints when it cannot run here.
 pub const SKIPPED: &str = "skipped ";
+/// Names the file that gets these lines as well, for whoever reports on many test programs.
+pub const SKIPPED_FILE: &str = "PODBOX_TEST_SKIPPED";
 
-/// Says that the test that calls this cannot run on this machine for want of something, past the capture of test output. The test
-/// then returns: whoever reads the results finds it among those that were skipped, with the reason.
+/// Says that the test that calls this cannot show on this machine what it is to show, for want of something, past the capture of
+/// test output. The test then returns, at once or after it held podbox to saying so itself: whoever reads the results finds it
+/// among those that were skipped, with the reason.
 pub fn lacks(what: &str) {
     let thread = std::thread::current();
-    say(&format!("{SKIPPED}{}: this machine has no {what}", thread.name().unwrap_or("a test")));
+    let line = format!("{SKIPPED}{}: this machine has no {what}", thread.name().unwrap_or("a test"));
+    say(&line);
+    if let Some(path) = std::env::var_os(SKIPPED_FILE) {
+        // Short lines: appended whole, whatever other tests do. Who cannot write has said it above.
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    }
 }
 
 /// Prints what the test harness keeps to itself unless the test fails.

@@ -159,6 +159,14 @@ impl Pod {
         pid_of(&self.info().await?)
     }
 
+    /// Its cgroup, above pause's and the containers', from the hierarchies' roots, whoever made it.
+    ///
+    /// # Errors
+    /// It is not in the status.
+    pub async fn cgroup(&self) -> Result<String> {
+        cgroup_of(&self.info().await?)
+    }
+
     /// Its addresses, the first one first.
     ///
     /// # Errors
@@ -264,6 +272,14 @@ impl Container {
     /// It is not in the status.
     pub async fn pid(&self) -> Result<i32> {
         pid_of(&self.info().await?)
+    }
+
+    /// Its cgroup, from the hierarchies' roots, whoever made it.
+    ///
+    /// # Errors
+    /// It is not in the status.
+    pub async fn cgroup(&self) -> Result<String> {
+        cgroup_of(&self.info().await?)
     }
 
     /// Waits for its end.
@@ -382,6 +398,10 @@ impl LogLine {
 
 fn info_of(info: &std::collections::BTreeMap<String, String>) -> Result<Value> {
     serde_json::from_str(info.get("info").context("the status has no info")?).context("the status's info is no JSON")
+}
+
+fn cgroup_of(info: &Value) -> Result<String> {
+    Ok(info["cgroup"].as_str().with_context(|| format!("no cgroup in {info}"))?.to_owned())
 }
 
 fn pid_of(info: &Value) -> Result<i32> {

@@ -1,5 +1,6 @@
 //! Waiting for what comes soon, with a deadline that is generous.
 
+use crate::host::runs;
 use anyhow::{Result, bail};
 use std::future::Future;
 use std::sync::OnceLock;
@@ -47,4 +48,12 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl 
 /// It did not until [`DEADLINE`].
 pub async fn until_true(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
     until(what, || std::future::ready(holds().then_some(()))).await
+}
+
+/// Waits until processes have ended. Asks the kernel, not a daemon.
+///
+/// # Errors
+/// They did not until [`DEADLINE`].
+pub async fn ended(pids: &[i32]) -> Result<()> {
+    until_true("the processes end", || !pids.iter().any(|pid| runs(*pid))).await
 }

@@ -143,7 +143,7 @@ async fn a_privileged_container_may_bring_the_nodes_dev() -> Result<()> {
 /// The first pod made the directory, the last one below it takes it away.
 #[tokio::test]
 async fn a_cgroup_parent_that_pods_share_goes_with_the_last() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().cgroupfs()).await?;
     let before = daemon.warm_up().await?;
     let parent = format!("{}-shared/burst", daemon.cgroup_parent());
     let first = daemon.run_pod(&PodSpec::new("first").cgroup_parent(&format!("{parent}/one"))).await?;

@@ -3,11 +3,14 @@
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use podbox_proto::v1;
 use podbox_proto::v1::ContainerState;
 use podbox_tests::host::{cgroup_file, cgroup_hierarchies, runs};
-use podbox_tests::{Census, ContainerSpec, Daemon, PodSpec, wait};
+use podbox_tests::limits::{Limits, MIB};
+use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, PodSpec, assert_refused, wait};
 use std::collections::BTreeSet;
 use std::path::Path;
+use tonic::Code;
 
 /// The cgroup of a process, the same in every hierarchy that podbox uses; those in which it stayed at the daemon's own are left out.
 fn cgroup_of(pid: i32, below: &str) -> Result<String> {
@@ -27,7 +30,10 @@ async fn each_container_and_pause_has_a_cgroup_named_by_its_id_below_the_pods() 
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("tree")).await?;
     let container = pod.run(&ContainerSpec::sleeper("a")).await?;
-    let of_pod = format!("{}/{}", daemon.cgroup_parent(), pod.id);
+    let of_pod = pod.cgroup().await?;
+    // With systemd it is a scope.
+    let own = [pod.id.clone(), format!("podbox-{}.scope", pod.id)].map(|name| format!("{}/{name}", daemon.cgroup_parent()));
+    assert!(own.contains(&of_pod), "{of_pod}");
     assert_eq!(cgroup_of(container.pid().await?, daemon.cgroup_parent())?, format!("{of_pod}/{}", container.id));
     assert_eq!(cgroup_of(pod.pause_pid().await?, daemon.cgroup_parent())?, format!("{of_pod}/{}", pod.id));
     // A command run in the container is under its limits.
@@ -122,7 +128,7 @@ async fn a_container_over_its_memory_limit_is_killed_and_reported_as_oom_killed(
 
 #[tokio::test]
 async fn the_cgroup_parent_of_a_request_is_the_pods_cgroup_made_and_removed() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().cgroupfs()).await?;
     let before = daemon.warm_up().await?;
     let parent = format!("{}/burstable/pod-7", daemon.cgroup_parent());
     let pod = daemon.run_pod(&PodSpec::new("made").cgroup_parent(&parent)).await?;
@@ -140,7 +146,7 @@ async fn the_cgroup_parent_of_a_request_is_the_pods_cgroup_made_and_removed() ->
 
 #[tokio::test]
 async fn a_cgroup_that_was_there_is_used_and_kept() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().cgroupfs()).await?;
     let parent = format!("{}/kubelets-own", daemon.cgroup_parent());
     for (_, root) in cgroup_hierarchies() {
         std::fs::create_dir_all(root.join(parent.trim_start_matches('/')))?;
@@ -154,4 +160,55 @@ async fn a_cgroup_that_was_there_is_used_and_kept() -> Result<()> {
         .await?;
     assert!(exists(&parent), "podbox did not make it");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_pods_resources_are_kept_and_reported_and_no_cgroup_is_written() -> Result<()> {
+    let mut daemon = Daemon::for_test().await?;
+    let spec = PodSpec::new("pod").linux(|linux| {
+        linux.resources = Some(Limits { cpu_shares: 512, memory_limit_in_bytes: 64 * MIB, ..Default::default() });
+        linux.overhead = Some(Limits { memory_limit_in_bytes: 8 * MIB, ..Default::default() });
+    });
+    let pod = daemon.run_pod(&spec).await?;
+    let config = pod.info().await?["config"].clone();
+    assert_eq!((&config["resources"]["cpu_shares"], &config["overhead"]["memory_limit_bytes"]), (&512.into(), &(8 * MIB).into()));
+    let cgroup = pod.cgroup().await?;
+    let files = |root: &Path| -> Vec<String> {
+        let directory = root.join(cgroup.trim_start_matches('/'));
+        let names = ["cpu.weight", "cpu.shares", "memory.max", "memory.limit_in_bytes"];
+        names.iter().filter_map(|name| std::fs::read_to_string(directory.join(name)).ok()).collect()
+    };
+    let written = || -> Vec<Vec<String>> { cgroup_hierarchies().iter().map(|(_, root)| files(root)).collect() };
+    let before = written();
+    assert!(before.iter().any(|files| !files.is_empty()), "they are looked for where they are");
+    let request = v1::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: pod.id.clone(),
+        overhead: None,
+        resources: Some(Limits { memory_limit_in_bytes: 96 * MIB, ..Default::default() }),
+    };
+    daemon.runtime().update_pod_sandbox_resources(request.clone()).await?;
+    for restarted in [false, true] {
+        if restarted {
+            daemon.restart().await?;
+        }
+        let config = pod.info().await?["config"].clone();
+        assert_eq!(config["resources"]["memory_limit_bytes"], 96 * MIB);
+        assert_eq!((&config["resources"]["cpu_shares"], &config["overhead"]["memory_limit_bytes"]), (&512.into(), &(8 * MIB).into()));
+        assert_eq!(written(), before);
+    }
+    pod.stop().await?;
+    assert_refused(daemon.runtime().update_pod_sandbox_resources(request).await, Code::FailedPrecondition, &[&pod.id]);
+    Ok(())
+}
+
+/// The list is of what is left to be removed: without it there is nothing to remove.
+#[tokio::test]
+async fn a_pod_stops_whose_list_of_shared_cgroups_is_gone() -> Result<()> {
+    let daemon = Daemon::for_test_with(DaemonOptions::default().cgroupfs()).await?;
+    let parent = format!("{}/burst", daemon.cgroup_parent());
+    let first = daemon.run_pod(&PodSpec::new("first").cgroup_parent(&format!("{parent}/one"))).await?;
+    let second = daemon.run_pod(&PodSpec::new("second").cgroup_parent(&format!("{parent}/two"))).await?;
+    first.end().await?;
+    std::fs::remove_file(daemon.state_dir().join("shared-cgroups.json")).context("the list is there")?;
+    Ok(second.end().await?)
 }

@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use podbox_proto::v1::{self, NamespaceMode};
 use podbox_tests::host::{cgroup_file, entries_below};
-use podbox_tests::{Container, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
+use podbox_tests::{ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, limits, wait};
+use rustix::fs::inotify;
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -24,10 +26,6 @@ async fn of_pod(daemon: &Daemon, id: &str) -> Result<v1::LinuxPodSandboxStats> {
 
 fn number(value: Option<v1::UInt64Value>) -> Result<u64> {
     Ok(value.context("a value")?.value)
-}
-
-fn cgroup(daemon: &Daemon, pod: &Pod, container: &Container) -> String {
-    format!("{}/{}/{}", daemon.cgroup_parent(), pod.id, container.id)
 }
 
 /// CPU time of a cgroup in nanoseconds, by v1's file or v2's.
@@ -62,7 +60,7 @@ async fn cpu_time_and_its_rate_are_those_of_the_cgroup() -> Result<()> {
     let pod = daemon.run_pod(&PodSpec::new("burns")).await?;
     let burner = pod.run(&ContainerSpec::shell("burner", "while :; do :; done")).await?;
     let idle = pod.run(&ContainerSpec::sleeper("idle")).await?;
-    let cgroup = cgroup(&daemon, &pod, &burner);
+    let cgroup = burner.cgroup().await?;
     wait::until_true("it has burnt half a second", || kernel_cpu_ns(&cgroup).is_ok_and(|time| time > 500_000_000)).await?;
     let before = kernel_cpu_ns(&cgroup)?;
     let first = of_container(&daemon, &burner.id).await?.cpu.context("cpu")?;
@@ -92,7 +90,7 @@ async fn memory_is_told_as_the_kubelet_counts_it() -> Result<()> {
     let script = format!("{keep}; x=$(head -c 6000000 /dev/zero | tr '\\0' x); echo full; sleep 1000000; true");
     let container = pod.run(&ContainerSpec::shell("fills", &script).memory_limit(128 << 20)).await?;
     wait::until_true("it has filled its memory", || container.output().is_ok_and(|output| output == "full")).await?;
-    let cgroup = cgroup(&daemon, &pod, &container);
+    let cgroup = container.cgroup().await?;
     let memory = of_container(&daemon, &container.id).await?.memory.context("memory")?;
     let (usage, working_set) = (number(memory.usage_bytes)?, number(memory.working_set_bytes)?);
     let (kernel_usage, kernel_inactive) = (kernel_memory(&cgroup)?, inactive_file(&cgroup)?);
@@ -119,7 +117,7 @@ async fn swap_and_pressure_are_told_where_the_kernel_counts_them_and_nowhere_els
     let pod = daemon.run_pod(&PodSpec::new("presses")).await?;
     let container = pod.run(&ContainerSpec::sleeper("c").memory_limit(64 << 20)).await?;
     let stats = of_container(&daemon, &container.id).await?;
-    let cgroup = cgroup(&daemon, &pod, &container);
+    let cgroup = container.cgroup().await?;
     let counts_swap = kernel_keyed(&cgroup, "memory.stat", &["total_swap"]).is_ok() || cgroup_file(&cgroup, "memory.swap.current").is_ok();
     assert_eq!(stats.swap.is_some(), counts_swap);
     if let Some(swap) = stats.swap {
@@ -300,6 +298,42 @@ async fn counters_are_opened_once_and_closed_when_their_container_ends() -> Resu
     Ok(())
 }
 
+/// The kernel tells of every file that is opened in the containers' cgroups, and of none that is read.
+#[tokio::test]
+async fn stats_of_many_containers_have_every_one_and_open_nothing_the_second_time() -> Result<()> {
+    let many = if wait::slowness() > 1 { 16 } else { 60 };
+    let daemon = Daemon::for_test().await?;
+    let mut ids = BTreeSet::new();
+    let mut directories = Vec::new();
+    for index in 0..many {
+        let container = daemon.run_pod(&PodSpec::new(&format!("pod-{index}"))).await?.run(&ContainerSpec::sleeper("c")).await?;
+        directories.extend(limits::directories(&container).await?);
+        ids.insert(container.id);
+    }
+    let told = || async {
+        let stats = daemon.runtime().list_container_stats(v1::ListContainerStatsRequest::default()).await?.into_inner().stats;
+        assert!(stats.iter().all(|stats| stats.cpu.is_some() && stats.memory.is_some()));
+        anyhow::Ok(stats.into_iter().filter_map(|stats| Some(stats.attributes?.id)).collect::<BTreeSet<_>>())
+    };
+    let descriptors = || anyhow::Ok(std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()?))?.count());
+    let before = descriptors()?;
+    assert_eq!(told().await?, ids);
+    let (open, count) = (open_counters(&daemon)?, descriptors()?);
+    assert!(count > before && count <= before + 12 * many, "{before} and {count}");
+    let opens = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+    for directory in &directories {
+        inotify::add_watch(&opens, directory, inotify::WatchFlags::OPEN)?;
+    }
+    for _ in 0..5 {
+        assert_eq!(told().await?, ids);
+    }
+    assert_eq!(rustix::io::read(&opens, &mut [0_u8; 4096]), Err(Errno::AGAIN), "nothing was opened");
+    assert_eq!((open_counters(&daemon)?, descriptors()?), (open, count), "the same descriptors");
+    std::fs::read(directories[0].join("cgroup.procs"))?;
+    assert!(rustix::io::read(&opens, &mut [0_u8; 4096]).is_ok(), "it would have been told");
+    Ok(())
+}
+
 /// Metrics of one pod and its containers, by name: the labels and values of each sample.
 async fn metrics_of(daemon: &Daemon, pod: &Pod) -> Result<HashMap<String, Vec<(Vec<String>, u64)>>> {
     let metrics = daemon.runtime().list_pod_sandbox_metrics(v1::ListPodSandboxMetricsRequest {}).await?.into_inner().pod_metrics;
@@ -361,7 +395,7 @@ async fn every_metric_that_is_described_is_there_with_the_labels_of_its_descript
     assert!(value("container_file_descriptors").is_some_and(|descriptors| descriptors >= 3));
     let (labels, _) = &found["container_processes"][0];
     let image = &spec.config.image.as_ref().context("an image")?.image;
-    assert_eq!(labels[..], ["c", &cgroup(&daemon, &pod, &container), image, &container.id, "default", "metrics"]);
+    assert_eq!(labels[..], ["c", &container.cgroup().await?, image, &container.id, "default", "metrics"]);
     Ok(())
 }
 

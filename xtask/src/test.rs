@@ -2,7 +2,8 @@
 //!
 //! The binary is built first, since the end-to-end tests run it; then cargo runs all tests of the workspace, and goes on after
 //! one that fails, so that one call tells of every failure; then those for which the kernel matters run in guests ([`vm`]), unless
-//! only some tests were asked for. cargo's own output is shown as it comes; the total goes to standard error.
+//! only some tests were asked for. cargo's own output is shown as it comes; the total, and what
+//! this machine lacks for tests to show what they are to show, go to standard error.
 
 use crate::build::{self, Profile};
 use crate::{setup, vm};
@@ -29,6 +30,8 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     build::program("podbox", "podbox", Profile::Dev)?;
     let mut command = build::cargo();
     command.args(["test", "--workspace", "--locked", "--no-fail-fast", "--"]).args(&args.arguments);
+    let skipped = tempfile::NamedTempFile::new().context("make a file for the names of tests that are skipped")?;
+    command.env(podbox_tests::host::SKIPPED_FILE, skipped.path());
     let mut cargo = command.stdout(Stdio::piped()).spawn().context("start cargo")?;
     let mut totals = Totals::default();
     for line in BufReader::new(cargo.stdout.take().context("cargo has an output")?).lines() {
@@ -40,7 +43,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let Totals { passed, failed, ignored } = totals;
     let took = started.elapsed().as_secs();
     // Not among what cargo prints, which others may want to read.
-    eprintln!("all test programs: {passed} passed; {failed} failed; {ignored} ignored; finished in {took} s");
+    let skipped = std::fs::read_to_string(skipped.path()).context("read the names of tests that were skipped")?;
+    skipped.lines().for_each(|line| eprintln!("{line}"));
+    let skipped = skipped.lines().count();
+    eprintln!("all test programs: {passed} passed, of which {skipped} skipped themselves; {failed} failed; {ignored} ignored; {took} s");
     let guests = if args.arguments.is_empty() { in_guests() } else { Ok(()) };
     ensure!(status.success(), "cargo test: {status}");
     guests

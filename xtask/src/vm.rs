@@ -11,7 +11,9 @@
 //! ttyS1       what the test programs print, to standard output
 //! ```
 //!
-//! A guest that panics, is silent for too long or fails a test fails the command; the last lines of the console are shown then.
+//! Two guests run at once: what one waits for, another works in, and three take as long as two one after the other.
+//!
+//! A guest that panics, does not come up, is silent for too long or fails a test fails the command; the last lines of the console are shown then.
 //! Does not know: what the tests promise, or which of them a kernel can run. A test that cannot run says so itself, and is listed.
 
 mod disk;
@@ -23,14 +25,18 @@ mod qemu;
 mod report;
 
 use crate::{build, setup};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use guest::Guest;
 use report::Report;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Whether guests can be made here: their kernel and their machine are those of this architecture.
 pub(crate) const CAN_BOOT: bool = cfg!(target_arch = "x86_64");
+
+/// Two processors are what developers' smallest machines have, and CI's.
+const GUESTS_AT_ONCE: u8 = 2;
 
 /// Which guests to boot, and which tests to run in them.
 #[derive(Debug, clap::Args)]
@@ -44,12 +50,15 @@ pub(crate) struct VmArgs {
     /// Every test program; without it only those for which the kernel makes a difference.
     #[arg(long)]
     all: bool,
-    /// Only the test programs that are about cgroups, as in `cargo xtask test`.
+    /// Only the test programs that are about cgroups and their drivers, as in `cargo xtask test`.
     #[arg(long, conflicts_with = "all")]
     brief: bool,
     /// Who makes pods' cgroups in the guest with systemd, where a test does not choose.
-    #[arg(long, value_enum, default_value = "cgroupfs")]
+    #[arg(long, value_enum, default_value = "systemd")]
     driver: guest::Driver,
+    /// How many guests to run at once: each of them has waits that another can use.
+    #[arg(long, default_value_t = GUESTS_AT_ONCE, value_parser = clap::value_parser!(u8).range(1..=3))]
+    at_once: u8,
     /// Keep the console's log and the initramfs after a success, too.
     #[arg(long)]
     keep: bool,
@@ -58,14 +67,15 @@ pub(crate) struct VmArgs {
 }
 
 impl VmArgs {
-    /// What is part of `cargo xtask test`: the cgroup version that the machine itself may lack.
+    /// What is part of `cargo xtask test`: every guest, with what is another interface in each.
     pub(crate) fn of_test() -> Self {
         Self {
-            cgroup: Some(guest::Cgroup::V2),
+            cgroup: None,
             systemd: false,
             all: false,
             brief: true,
-            driver: guest::Driver::Cgroupfs,
+            driver: guest::Driver::Systemd,
+            at_once: GUESTS_AT_ONCE,
             keep: false,
             filters: Vec::new(),
         }
@@ -89,7 +99,7 @@ impl VmArgs {
     }
 }
 
-/// Boots the guests one after the other.
+/// Boots the guests, some at once.
 ///
 /// # Errors
 /// Something is missing and cannot be installed, a build fails, or a guest or a test in it does.
@@ -101,37 +111,60 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
     let kernel = kernel::fetch(&folder)?;
     let root = disk::root(&folder)?;
     let payload = disk::payload(&folder, &programs)?;
-    let mut failed = Vec::new();
-    for guest in args.guests() {
-        let report = boot(guest, args, &Boot { folder: &folder, kernel: &kernel, programs: &programs, disks: [&root, &payload] })?;
-        print!("{report}");
-        if !report.is_success() {
-            failed.push(guest.to_string());
-        }
-    }
+    let parts = Parts { folder: &folder, kernel: &kernel, programs: &programs, disks: [&root, &payload] };
+    let started = Instant::now();
+    let reports = boot_all(args, &parts)?;
+    // The last words of each, where the next guest's do not hide them.
+    reports.iter().for_each(|report| print!("{report}"));
+    println!("all guests: {} s", started.elapsed().as_secs());
+    let failed: Vec<&str> = reports.iter().filter(|report| !report.is_success()).map(Report::guest).collect();
     ensure!(failed.is_empty(), "failed in the guest with {}", failed.join(", and with "));
     Ok(())
 }
 
 /// What all guests are made of.
-struct Boot<'a> {
+struct Parts<'a> {
     folder: &'a Path,
     kernel: &'a kernel::Kernel,
     programs: &'a programs::Programs,
     disks: [&'a Path; 2],
 }
 
-fn boot(guest: Guest, args: &VmArgs, boot: &Boot<'_>) -> Result<Report> {
-    eprintln!("booting Linux {} with {guest}", boot.kernel.release);
+/// Boots each guest on the first thread that is free; the reports are in the guests' order.
+fn boot_all(args: &VmArgs, parts: &Parts<'_>) -> Result<Vec<Report>> {
+    let guests = args.guests();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut reports = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(guest) = guests.get(index) else { return anyhow::Ok(reports) };
+            reports.push((index, boot(*guest, args, parts)?));
+        }
+    };
+    let mut reports = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.at_once).map(|_| scope.spawn(work)).collect();
+        let mut reports = Vec::new();
+        for worker in workers {
+            reports.extend(worker.join().map_err(|_| anyhow!("what watched a guest panicked"))??);
+        }
+        anyhow::Ok(reports)
+    })?;
+    reports.sort_by_key(|(index, _)| *index);
+    Ok(reports.into_iter().map(|(_, report)| report).collect())
+}
+
+fn boot(guest: Guest, args: &VmArgs, parts: &Parts<'_>) -> Result<Report> {
+    eprintln!("booting Linux {} with {guest}", parts.kernel.release);
     let started = Instant::now();
-    let initramfs = boot.folder.join(format!("{}.cpio", guest.name()));
-    let selection = boot.programs.select(guest, args.extent(), &args.filters);
-    initramfs::write(&initramfs, boot.kernel, &guest.settings(&selection.filters), &selection.programs)?;
-    let console = boot.folder.join(format!("{}.console", guest.name()));
-    let machine = qemu::Machine { kernel: &boot.kernel.image, initramfs: &initramfs, disks: &boot.disks, console: &console };
-    let mut report = Report::new(guest.to_string());
+    let initramfs = parts.folder.join(format!("{}.cpio", guest.name()));
+    let selection = parts.programs.select(guest, args.extent(), &args.filters);
+    initramfs::write(&initramfs, parts.kernel, &guest.settings(&selection.filters), &selection.programs)?;
+    let console = parts.folder.join(format!("{}.console", guest.name()));
+    let machine = qemu::Machine { kernel: &parts.kernel.image, initramfs: &initramfs, disks: &parts.disks, console: &console };
+    let mut report = Report::new(guest.to_string(), started);
     let ended = machine.run(&guest.kernel_arguments(), |line| report.take(line));
-    report.ended(ended, started.elapsed(), &console);
+    report.ended(ended, &console);
     if report.is_success() && !args.keep {
         // They tell nothing that is not in the report.
         let _ = std::fs::remove_file(&console);

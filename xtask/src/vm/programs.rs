@@ -15,14 +15,19 @@ const KERNEL_MATTERS: &[&str] = &[
     "cgroup-limits",
     "container_control",
     "container_devices",
+    "container_huge_pages",
     "container_limits",
     "container_logs",
     "container_mounts",
     "container_process",
+    "container_raw_limits",
     "container_security",
+    "container_updates",
     "crash",
     "exec_sync",
     "hostile",
+    "killed_processes",
+    "lost_connection",
     "network",
     "pod_cgroups",
     "pod_namespaces",
@@ -37,13 +42,34 @@ const CGROUPS_MATTER: &[&str] = &[
     "cgroup-limits",
     "container_control",
     "container_devices",
+    "container_huge_pages",
     "container_limits",
+    "container_raw_limits",
+    "container_updates",
     "pod_cgroups",
     "stats",
 ];
 
-/// Test programs for which it makes a difference that systemd is the first process.
-const SYSTEMD_MATTERS: &[&str] = &["pod_cgroups", "restart", "systemd_driver", "unit_file"];
+/// Test programs for which it makes a difference that systemd is the first process, and owns the cgroups above the pods'.
+const SYSTEMD_MATTERS: &[&str] = &[
+    "container_control",
+    "container_devices",
+    "container_huge_pages",
+    "container_limits",
+    "container_raw_limits",
+    "container_updates",
+    "crash",
+    "killed_processes",
+    "pod_cgroups",
+    "restart",
+    "stats",
+    "systemd_driver",
+    "unit_file",
+];
+
+/// Those of them that every `cargo xtask test` runs.
+const DRIVER_MATTERS: &[&str] =
+    &["container_control", "container_devices", "container_limits", "container_updates", "pod_cgroups", "systemd_driver", "unit_file"];
 
 /// Packages with test programs that need nothing but the kernel, and what their programs' names begin with in a guest.
 const PACKAGES: [(&str, &str); 2] = [("podbox-tests", ""), ("podbox-cgroup", "cgroup-")];
@@ -149,7 +175,7 @@ fn select(programs: &[&str], guest: Guest, extent: Extent, filters: &[String]) -
     let matter = match (guest, extent) {
         (Guest::Plain(_), Extent::Brief) => CGROUPS_MATTER,
         (Guest::Plain(_), _) => KERNEL_MATTERS,
-        (Guest::Systemd(_), Extent::Brief) => &["systemd_driver", "unit_file"],
+        (Guest::Systemd(_), Extent::Brief) => DRIVER_MATTERS,
         (Guest::Systemd(_), _) => SYSTEMD_MATTERS,
     };
     let runs = |name: &&&str| extent == Extent::All || !filters.is_empty() || matter.contains(name);
@@ -175,7 +201,8 @@ mod tests {
         let (plain, systemd) = (Guest::Plain(Cgroup::V2), Guest::Systemd(Driver::Cgroupfs));
         assert_eq!(selected(plain, Extent::Kernel, &[]), (texts(&["crash", "stats"]), texts(&[])));
         assert_eq!(selected(plain, Extent::Brief, &[]), (texts(&["stats"]), texts(&[])));
-        assert_eq!(selected(systemd, Extent::Kernel, &[]), (texts(&["unit_file"]), texts(&[])));
+        assert_eq!(selected(systemd, Extent::Kernel, &[]), (texts(&["crash", "stats", "unit_file"]), texts(&[])));
+        assert_eq!(selected(systemd, Extent::Brief, &[]), (texts(&["unit_file"]), texts(&[])));
         assert_eq!(selected(plain, Extent::All, &[]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&[])));
         assert_eq!(selected(plain, Extent::Kernel, &["images"]), (texts(&["images"]), texts(&[])));
         assert_eq!(selected(plain, Extent::Kernel, &["images", "pulled"]), (texts(&["images"]), texts(&["pulled"])));

@@ -8,9 +8,10 @@
 //! @@ done                     every program ran
 //! ```
 
-use super::qemu::{Ended, tail};
+use super::qemu::{BOOT_MAX, Ended, tail};
 use crate::test::Totals;
 use anyhow::Result;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -24,10 +25,11 @@ const CONSOLE_LINES: usize = 40;
 pub(super) struct Report {
     guest: String,
     totals: Totals,
-    /// What the guest said when it came up.
-    up: Option<String>,
+    started: Instant,
+    /// From the start of qemu until the first test program began.
+    up_after: Option<Duration>,
     done: bool,
-    /// `NAME: REASON` of each test that said it cannot run here.
+    /// `NAME: REASON` of each test that said what it lacks here.
     skipped: Vec<String>,
     /// Why the command fails.
     failures: Vec<String>,
@@ -45,9 +47,23 @@ struct Program {
 }
 
 impl Report {
-    pub(super) fn new(guest: String) -> Self {
-        let took = Duration::ZERO;
-        Self { guest, totals: Totals::default(), up: None, done: false, skipped: Vec::new(), failures: Vec::new(), program: None, took }
+    /// Of a guest that is started at `started`.
+    pub(super) fn new(guest: String, started: Instant) -> Self {
+        Self {
+            guest,
+            totals: Totals::default(),
+            started,
+            up_after: None,
+            done: false,
+            skipped: Vec::new(),
+            failures: Vec::new(),
+            program: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn guest(&self) -> &str {
+        &self.guest
     }
 
     /// Whether every program ran and succeeded.
@@ -55,35 +71,44 @@ impl Report {
         self.done && self.failures.is_empty()
     }
 
-    /// Takes a line of the guest's.
-    pub(super) fn take(&mut self, line: &str) {
-        let Some(rest) = line.strip_prefix("@@ ") else { return self.take_output(line) };
-        match rest.split_once(' ').unwrap_or((rest, "")) {
-            ("up", text) => {
-                self.up = Some(text.to_owned());
-                println!("up after {text}");
-            }
-            ("broken", text) => self.failures.push(text.to_owned()),
-            ("begin", name) => {
-                let (name, began) = (name.to_owned(), Instant::now());
+    /// Takes a line of the guest's; whether its tests have begun.
+    pub(super) fn take(&mut self, line: &str) -> bool {
+        match line.strip_prefix("@@ ") {
+            Some(rest) => self.take_word(rest.split_once(' ').unwrap_or((rest, "")), line),
+            None => self.take_output(line),
+        }
+        self.up_after.is_some()
+    }
+
+    fn take_word(&mut self, (word, text): (&str, &str), line: &str) {
+        match word {
+            "up" => self.say(&format!("up after {text}")),
+            "broken" => self.failures.push(text.to_owned()),
+            "begin" => {
+                let (name, began) = (text.to_owned(), Instant::now());
+                self.up_after.get_or_insert(self.started.elapsed());
                 self.program = Some(Program { name, began, output: Vec::new(), totals: Totals::default() });
-                progress(|program| format!("{} …", program.name), self.program.as_ref());
+                self.progress("…");
             }
-            ("end", text) => self.program_ended(text.rsplit_once(' ').map_or("", |(_, status)| status)),
-            ("done", _) => self.done = true,
+            "end" => self.program_ended(text.rsplit_once(' ').map_or("", |(_, status)| status)),
+            "done" => self.done = true,
             _ => self.take_output(line),
         }
     }
 
+    /// Prints what is one thing at once: other guests print as well.
+    fn say(&self, text: &str) {
+        clear_progress();
+        println!("{:>28}: {text}", self.guest);
+    }
+
     fn take_output(&mut self, line: &str) {
-        if let Some(skip) = line.strip_prefix(podbox_tests::host::SKIPPED) {
-            self.skipped.push(skip.to_owned());
-        }
-        let Some(program) = &mut self.program else { return println!("{line}") };
+        self.skipped.extend(line.strip_prefix(podbox_tests::host::SKIPPED).map(str::to_owned));
+        let Some(program) = &mut self.program else { return self.say(line) };
         program.totals.add(line);
         program.output.push(line.to_owned());
         if line.starts_with("test ") {
-            progress(|program| format!("{} {}", program.name, line), Some(program));
+            self.progress(line);
         }
     }
 
@@ -92,43 +117,51 @@ impl Report {
         let Some(program) = self.program.take() else { return };
         let Totals { passed, failed, .. } = program.totals;
         let verdict = if status == "0" { "ok  " } else { "FAIL" };
-        clear_progress();
-        println!("{verdict} {:<20} {passed:>3} passed {failed:>3} failed {:>7.1} s", program.name, program.began.elapsed().as_secs_f64());
-        if status != "0" {
-            program.output.iter().for_each(|line| println!("     {line}"));
+        let took = program.began.elapsed().as_secs_f64();
+        let line = format!("{verdict} {:<20} {passed:>3} passed {failed:>3} failed {took:>7.1} s", program.name);
+        if status == "0" {
+            self.say(&line);
+        } else {
+            self.say(&format!("{line}{}", program.indented_output()));
             self.failures.push(format!("{}: {failed} of its tests failed, exit status {status}", program.name));
         }
         self.totals = self.totals.plus(program.totals);
     }
 
     /// Takes how the machine ended; shows the last lines of its console if that was not as it should be.
-    pub(super) fn ended(&mut self, ended: Result<Ended>, took: Duration, console: &Path) {
-        self.took = took;
+    pub(super) fn ended(&mut self, ended: Result<Ended>, console: &Path) {
+        self.took = self.started.elapsed();
         match ended {
             Ok(Ended::ByItself) if self.done => {}
             Ok(Ended::ByItself) => self.failures.push("the guest ended before its tests did".to_owned()),
             Ok(Ended::QemuFailed(how)) => self.failures.push(format!("qemu: {how}")),
+            Ok(Ended::NotUp) => self.failures.push(format!("no test had begun after {} s", BOOT_MAX.as_secs())),
             Ok(Ended::Silent(patience)) => self.failures.push(format!("the guest was silent for {} s", patience.as_secs())),
             Err(error) => self.failures.push(format!("{error:#}")),
         }
         if let Some(program) = self.program.take() {
-            clear_progress();
-            println!("FAIL {} did not come to an end:", program.name);
-            program.output.iter().for_each(|line| println!("     {line}"));
+            self.say(&format!("FAIL {} did not come to an end:{}", program.name, program.indented_output()));
         }
         if !self.is_success() {
-            println!("--- the end of the guest's console ---\n{}\n---", tail(console, CONSOLE_LINES));
+            self.say(&format!("\n--- the end of the guest's console ---\n{}\n---", tail(console, CONSOLE_LINES)));
+        }
+    }
+
+    /// On a terminal, a line that the next one overwrites.
+    fn progress(&self, line: &str) {
+        if let Some(program) = &self.program
+            && std::io::stderr().is_terminal()
+        {
+            let text: String = format!("{}: {} {line}", self.guest, program.name).chars().take(100).collect();
+            eprint!("\r\x1b[K{text}");
         }
     }
 }
 
-/// On a terminal, a line that the next one overwrites.
-fn progress(text: impl FnOnce(&Program) -> String, program: Option<&Program>) {
-    if let Some(program) = program
-        && std::io::stderr().is_terminal()
-    {
-        let text: String = text(program).chars().take(100).collect();
-        eprint!("\r\x1b[K{text}");
+impl Program {
+    /// Its lines, each after a line's end.
+    fn indented_output(&self) -> String {
+        self.output.iter().fold(String::new(), |text, line| text + "\n     " + line)
     }
 }
 
@@ -141,17 +174,22 @@ fn clear_progress() {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for skip in &self.skipped {
-            writeln!(f, "skipped {skip}")?;
+            writeln!(f, "guest with {}: skipped {skip}", self.guest)?;
         }
         for failure in &self.failures {
-            writeln!(f, "failure: {failure}")?;
+            writeln!(f, "guest with {}: failure: {failure}", self.guest)?;
         }
         let Totals { passed, failed, ignored } = self.totals;
-        let skipped = self.skipped.len();
+        // A test may lack several things.
+        let skipped = self.skipped.iter().map(|skip| skip.split(": ").next()).collect::<BTreeSet<_>>().len();
         // A test that skips itself has passed as far as its program knows.
         let passed = passed.saturating_sub(skipped as u64);
         let took = self.took.as_secs();
-        writeln!(f, "guest with {}: {passed} passed; {failed} failed; {skipped} skipped; {ignored} ignored; {took} s", self.guest)
+        write!(f, "guest with {}: {passed} passed; {failed} failed; {skipped} skipped; {ignored} ignored; {took} s", self.guest)?;
+        match self.up_after {
+            Some(up_after) => writeln!(f, ", the first {:.1} s until a test began", up_after.as_secs_f64()),
+            None => writeln!(f),
+        }
     }
 }
 
@@ -160,8 +198,10 @@ mod tests {
     use super::*;
 
     fn report(lines: &[&str]) -> Report {
-        let mut report = Report::new("cgroup v2".to_owned());
-        lines.iter().for_each(|line| report.take(line));
+        let mut report = Report::new("cgroup v2".to_owned(), Instant::now());
+        for line in lines {
+            report.take(line);
+        }
         report
     }
 
@@ -170,24 +210,34 @@ mod tests {
     #[test]
     fn a_guest_succeeds_only_if_it_said_that_all_ran() {
         let console = Path::new("/nonexistent");
-        let lines = ["@@ up 3.1 6.1.0", "@@ begin crash", "test a ... ok", "skipped b: no overlay", RESULT, "@@ end crash 0", "@@ done"];
+        let lines = [
+            "@@ up 3.1 6.1.0",
+            "@@ begin crash",
+            "test a ... ok",
+            "skipped b: no overlay",
+            "skipped b: no fuse",
+            RESULT,
+            "@@ end crash 0",
+            "@@ done",
+        ];
         let mut whole = report(&lines);
-        whole.ended(Ok(Ended::ByItself), Duration::from_secs(7), console);
+        whole.ended(Ok(Ended::ByItself), console);
         assert!(whole.is_success());
         let text = whole.to_string();
-        assert!(text.contains("skipped b: no overlay\n"), "{text}");
-        assert!(text.ends_with("guest with cgroup v2: 2 passed; 0 failed; 1 skipped; 1 ignored; 7 s\n"), "{text}");
+        assert!(text.contains("guest with cgroup v2: skipped b: no overlay\n"), "{text}");
+        assert!(text.contains("guest with cgroup v2: 2 passed; 0 failed; 1 skipped; 1 ignored; 0 s, the first 0.0 s until"), "{text}");
 
-        let mut panicked = report(&lines[..4]);
-        panicked.ended(Ok(Ended::ByItself), Duration::ZERO, console);
+        let mut panicked = report(&lines[..5]);
+        panicked.ended(Ok(Ended::ByItself), console);
         assert!(!panicked.is_success());
     }
 
     #[test]
     fn failures_are_named() {
         let mut failed = report(&["@@ up 3", "@@ broken no AppArmor", "@@ begin crash", "@@ end crash 101", "@@ done"]);
-        failed.ended(Ok(Ended::Silent(Duration::from_secs(9))), Duration::ZERO, Path::new("/nonexistent"));
+        failed.ended(Ok(Ended::Silent(Duration::from_secs(9))), Path::new("/nonexistent"));
         let text = failed.to_string();
+        assert!(!report(&["@@ up 3"]).take("anything"), "it is up when a test begins");
         for words in ["no AppArmor", "crash: 0 of its tests failed, exit status 101", "silent for 9 s"] {
             assert!(text.contains(words), "{text}");
         }
