@@ -99,7 +99,7 @@ impl Report {
     /// Prints what is one thing at once: other guests print as well.
     fn say(&self, text: &str) {
         clear_progress();
-        println!("{:>28}: {text}", self.guest);
+        println!("{:>30}: {text}", self.guest);
     }
 
     fn take_output(&mut self, line: &str) {
