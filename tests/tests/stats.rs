@@ -301,7 +301,7 @@ async fn counters_are_opened_once_and_closed_when_their_container_ends() -> Resu
 /// The kernel tells of every file that is opened in the containers' cgroups, and of none that is read.
 #[tokio::test]
 async fn stats_of_many_containers_have_every_one_and_open_nothing_the_second_time() -> Result<()> {
-    let many = if wait::slowness() > 1 { 16 } else { 60 };
+    let many = usize::try_from(60 / wait::slowness())?;
     let daemon = Daemon::for_test().await?;
     let mut ids = BTreeSet::new();
     let mut directories = Vec::new();
