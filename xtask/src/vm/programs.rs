@@ -58,7 +58,6 @@ const SYSTEMD_MATTERS: &[&str] = &[
     "container_limits",
     "container_raw_limits",
     "container_updates",
-    "crash",
     "killed_processes",
     "pod_cgroups",
     "restart",
@@ -200,7 +199,7 @@ mod tests {
         let (plain, systemd) = (Guest::Plain(Cgroup::V2), Guest::Systemd(Driver::Cgroupfs));
         assert_eq!(selected(plain, Extent::Kernel, &[]), (texts(&["crash", "stats"]), texts(&[])));
         assert_eq!(selected(plain, Extent::Brief, &[]), (texts(&["stats"]), texts(&[])));
-        assert_eq!(selected(systemd, Extent::Kernel, &[]), (texts(&["crash", "stats", "unit_file"]), texts(&[])));
+        assert_eq!(selected(systemd, Extent::Kernel, &[]), (texts(&["stats", "unit_file"]), texts(&[])));
         assert_eq!(selected(systemd, Extent::Brief, &[]), (texts(&["unit_file"]), texts(&[])));
         assert_eq!(selected(plain, Extent::All, &[]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&[])));
         assert_eq!(selected(plain, Extent::Kernel, &["images"]), (texts(&["images"]), texts(&[])));
