@@ -11,7 +11,7 @@
 //! ttyS1       what the test programs print, to standard output
 //! ```
 //!
-//! Two guests run at once: what one waits for, another works in, and three take as long as two one after the other.
+//! Two guests run at once, on two processors: what they do is bound by these, but the waits of one, about a tenth, are work of the other.
 //!
 //! A guest that panics, does not come up, is silent for too long or fails a test fails the command; the last lines of the console are shown then.
 //! Does not know: what the tests promise, or which of them a kernel can run. A test that cannot run says so itself, and is listed.
@@ -56,7 +56,7 @@ pub(crate) struct VmArgs {
     /// Who makes pods' cgroups in the guest with systemd, where a test does not choose.
     #[arg(long, value_enum, default_value = "systemd")]
     driver: guest::Driver,
-    /// How many guests to run at once: each of them has waits that another can use.
+    /// How many guests to run at once.
     #[arg(long, default_value_t = GUESTS_AT_ONCE, value_parser = clap::value_parser!(u8).range(1..=3))]
     at_once: u8,
     /// Keep the console's log and the initramfs after a success, too.
