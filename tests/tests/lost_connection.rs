@@ -1,38 +1,11 @@
 //! The connection between the daemon and a monitor is cut while both live: it is made again, and nothing that happened is lost.
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, socket};
 use podbox_proto::v1::{ContainerState, PodSandboxState};
 use podbox_tests::flag::{AWAIT_FLAG, Flag};
-use podbox_tests::{Census, ContainerSpec, Daemon, Pod, PodSpec, wait};
-use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use podbox_tests::{Census, ContainerSpec, Daemon, Intruder, PodSpec, wait};
 use tonic::Code;
-
-/// The monitor's end of the connection goes to whoever connects next: the daemon's is cut, and the monitor is well.
-struct Intruder(OwnedFd);
-
-impl Intruder {
-    fn connect(daemon: &Daemon, pod: &Pod) -> Result<Self> {
-        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).context("make a socket")?;
-        let folder = File::open(daemon.state_dir().join("pods").join(&pod.id)).context("open the pod's folder")?;
-        // Socket addresses are short.
-        let address = UnixAddr::new(&*format!("/proc/self/fd/{}/monitor.sock", folder.as_raw_fd())).context("name the socket")?;
-        connect(socket.as_raw_fd(), &address).context("connect to the monitor")?;
-        Ok(Self(socket))
-    }
-
-    /// Waits until the daemon has taken its place again.
-    async fn is_replaced(&self) -> Result<()> {
-        let closed = || {
-            let mut byte = [0];
-            matches!(recv(self.0.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT), Ok(0) | Err(Errno::ECONNRESET))
-        };
-        wait::until_true("the daemon connects again", closed).await
-    }
-}
 
 #[tokio::test]
 async fn a_lost_connection_costs_nothing() -> Result<()> {
