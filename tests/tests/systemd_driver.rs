@@ -10,7 +10,7 @@ use podbox_tests::{ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, TestImage
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 use tonic::Code;
 
@@ -273,26 +273,27 @@ async fn pods_come_and_go_while_systemd_executes_itself_anew() -> Result<()> {
         return Ok(());
     }
     let daemon = daemon().await?;
-    let over = Arc::new(AtomicBool::new(false));
+    let (over, times) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let again_and_again = std::thread::spawn({
-        let over = over.clone();
-        move || -> Result<u32> {
-            let mut times = 0;
+        let (over, times) = (over.clone(), times.clone());
+        move || {
             while !over.load(Ordering::Relaxed) {
                 // Its own answer may get lost as well.
                 let _ = run("systemctl", &["daemon-reexec"]);
-                times += 1;
-                std::thread::sleep(std::time::Duration::from_millis(300));
+                times.fetch_add(1, Ordering::Relaxed);
+                // Less and less in step with the pods.
+                std::thread::sleep(std::time::Duration::from_millis(700));
             }
-            Ok(times)
         }
     });
     let mut outcome = Ok(());
-    for number in 0..6 {
-        outcome = outcome.and(comes_and_goes(&daemon, number).await);
+    let mut pods = 0;
+    while outcome.is_ok() && (pods < 3 || times.load(Ordering::Relaxed) < 5) {
+        outcome = comes_and_goes(&daemon, pods).await;
+        pods += 1;
     }
     over.store(true, Ordering::Relaxed);
-    assert!(again_and_again.join().expect("it ends")? > 0);
+    again_and_again.join().expect("it ends");
     outcome
 }
 

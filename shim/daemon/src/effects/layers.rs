@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 const AGE_MIN: Duration = Duration::from_secs(10);
 /// A walk is repeated after this many times its own length at the earliest: it takes at most a twentieth of a core.
 const REST: u32 = 20;
-/// For each walk there is a rest of this many times its length for all: together they take at most a tenth of a core.
-const REST_OF_ALL: u32 = 9;
+/// A walk and the rest of all after it take this many times its length: together, walks take at most a tenth of a core.
+const PERIOD_OF_ALL: u32 = 10;
 /// Walks of so long in all need no rest in between, if there was none for long: small layers are measured in one go.
 const BURST: Duration = Duration::from_millis(300);
 /// How long somebody waits for what was never measured.
@@ -61,12 +61,12 @@ struct Pace {
 }
 
 impl Pace {
-    /// Counts a walk that ended now.
-    fn add(&mut self, took: Duration, now: Instant) {
+    /// Counts a walk.
+    fn add(&mut self, begun: Instant, took: Duration) {
         // A long rest saves up no more than this.
-        let idle_since = now.checked_sub(BURST * REST_OF_ALL).unwrap_or(now);
+        let idle_since = begun.checked_sub(BURST * PERIOD_OF_ALL).unwrap_or(begun);
         let from = self.rested_at.map_or(idle_since, |rested_at| rested_at.max(idle_since));
-        self.rested_at = Some(from + took * REST_OF_ALL);
+        self.rested_at = Some(from + took * PERIOD_OF_ALL);
     }
 
     /// How long no layer is to be walked again; zero: it may be now.
@@ -196,7 +196,7 @@ impl Layers {
         let now = Instant::now();
         let took = now.saturating_duration_since(begun);
         let table = &mut *self.table();
-        table.pace.add(took, now);
+        table.pace.add(begun, took);
         if let Some(known) = table.known.get_mut(id) {
             // One that cannot be read, or is on its way out, keeps what was known of it.
             if let Ok(Some(usage)) = usage {
@@ -223,8 +223,9 @@ mod tests {
         let start = Instant::now();
         let (mut pace, mut now, mut walked) = (Pace::default(), start, Duration::ZERO);
         while now < start + span {
-            now += pace.rest(now) + took;
-            pace.add(took, now);
+            now += pace.rest(now);
+            pace.add(now, took);
+            now += took;
             walked += took;
         }
         walked
@@ -244,12 +245,12 @@ mod tests {
     fn small_layers_are_walked_in_one_go_and_long_idleness_saves_up_no_more_than_that() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         for walk in 1..=29_u32 {
-            pace.add(Duration::from_millis(10), start);
+            pace.add(start, Duration::from_millis(10));
             assert_eq!(pace.rest(start), Duration::ZERO, "walk {walk}");
         }
         let later = start + Duration::from_secs(100_000);
-        pace.add(BURST + Duration::from_millis(100), later);
-        assert_eq!(pace.rest(later), Duration::from_millis(900));
+        pace.add(later, BURST + Duration::from_millis(100));
+        assert_eq!(pace.rest(later), Duration::from_secs(1));
     }
 
     #[test]
@@ -259,7 +260,7 @@ mod tests {
         let mut table = Table::default();
         table.known.insert(old.clone(), Known::default());
         table.again.push_back(old.clone());
-        table.pace.add(Duration::from_secs(10), now);
+        table.pace.add(now, Duration::from_secs(10));
         assert!(matches!(table.next(now), Next::Rest(rest) if rest > Duration::from_secs(80)));
         table.first.push_back(new.clone());
         assert_eq!(table.next(now), Next::Walk(new));
