@@ -24,11 +24,22 @@ fn has_systemd() -> bool {
     here
 }
 
+/// systemctl is asked again where its systemd executed itself anew meanwhile, as a test beside this one makes it do: nothing that is
+/// asked for here does harm when it is done twice.
 fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("execute {program}"))?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{program} {}: {said}", arguments.join(" "));
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    const ATTEMPTS: u32 = 10;
+    for attempt in 1.. {
+        let output = Command::new(program).args(arguments).output().with_context(|| format!("execute {program}"))?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let was_lost = ["connection terminated", "Connection reset", "disconnected", "NoReply"].iter().any(|word| said.contains(word));
+        if !output.status.success() && was_lost && program == "systemctl" && attempt < ATTEMPTS {
+            std::thread::sleep(wait::scaled(std::time::Duration::from_millis(100)));
+            continue;
+        }
+        ensure!(output.status.success(), "{program} {}: {said}", arguments.join(" "));
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    unreachable!("the last attempt is an answer")
 }
 
 fn units(pattern: &str) -> Result<String> {
