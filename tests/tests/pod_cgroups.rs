@@ -45,7 +45,7 @@ async fn each_container_and_pause_has_a_cgroup_named_by_its_id_below_the_pods() 
 /// Its record alone knew where its cgroups are, and nobody is left to ask.
 #[tokio::test]
 async fn what_runs_by_a_damaged_record_is_ended_wherever_the_request_had_put_it() -> Result<()> {
-    let mut daemon = Daemon::for_test().await?;
+    let mut daemon = Daemon::for_test_with(DaemonOptions::default().cgroupfs()).await?;
     let asked = format!("{}/elsewhere/burstable", daemon.cgroup_parent());
     let pod = daemon.run_pod(&PodSpec::new("damaged").cgroup_parent(&asked)).await?;
     let container = pod.run(&ContainerSpec::sleeper("a")).await?;

@@ -100,6 +100,7 @@ async fn measure(args: &BenchArgs, options: DaemonOptions) -> Result<Report> {
     let (clients, took) = cycle::at_once(&daemon.client(), &daemon.logs(), args.pods, args.clients).await?;
 
     eprintln!("==> {} pods that wait", args.idle_pods);
+    floor.available = baseline.hold(args.idle_pods)?;
     let idle = idle::measure(&daemon, args.idle_pods).await?;
     Ok(Report::new(machine, &serial, &floor, &clients, args.clients, took, idle))
 }

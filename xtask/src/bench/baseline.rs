@@ -29,6 +29,12 @@ struct Round {
     link_us: u64,
 }
 
+/// What it prints of the pods that it held.
+#[derive(Deserialize)]
+struct Held {
+    available: Vec<(u32, u64)>,
+}
+
 /// By stage; see [`super::floor`] for what each is.
 #[derive(Debug, Default)]
 pub(super) struct Floor {
@@ -40,6 +46,8 @@ pub(super) struct Floor {
     pub(super) link: Samples,
     /// p50 of `start` in each batch, in milliseconds: how far the machine drifted.
     pub(super) start_p50_ms_by_batch: Vec<f64>,
+    /// Pods that it held, and how many bytes the host had available beside them.
+    pub(super) available: Vec<(u32, u64)>,
 }
 
 impl Baseline {
@@ -59,16 +67,29 @@ impl Baseline {
         Ok(Self { pause, lower, scratch })
     }
 
-    /// One batch.
-    pub(super) fn run(&self, rounds: u32) -> Result<Floor> {
+    fn output(&self, arguments: &[&str]) -> Result<String> {
         let own = std::env::current_exe().context("find this program")?;
         let mut command = Command::new(own);
-        command.args(["bench-floor", "--rounds", &rounds.to_string(), "--warmup", &WARMUP_ROUNDS.to_string()]);
+        command.arg("bench-floor").args(arguments);
         command.arg("--pause").arg(&self.pause).arg("--lower").arg(&self.lower).arg("--scratch").arg(&self.scratch);
         let output = command.stderr(Stdio::inherit()).output().context("start the floor")?;
         ensure!(output.status.success(), "the floor: {}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Pods that wait, and how many bytes the host had available beside them.
+    pub(super) fn hold(&self, pods: u32) -> Result<Vec<(u32, u64)>> {
+        let output = self.output(&["--rounds", "1", "--warmup", "0", "--hold", &pods.to_string()])?;
+        let line = output.lines().find(|line| line.contains("available")).context("the floor held no pods")?;
+        let held: Held = serde_json::from_str(line).with_context(|| format!("parse {line}"))?;
+        Ok(held.available)
+    }
+
+    /// One batch.
+    pub(super) fn run(&self, rounds: u32) -> Result<Floor> {
+        let output = self.output(&["--rounds", &rounds.to_string(), "--warmup", &WARMUP_ROUNDS.to_string()])?;
         let mut floor = Floor::default();
-        for line in String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains("start_us")) {
+        for line in output.lines().filter(|line| line.contains("start_us")) {
             let round: Round = serde_json::from_str(line).with_context(|| format!("parse {line}"))?;
             floor.push(&round);
         }
@@ -92,7 +113,7 @@ impl Floor {
 
     /// Takes another batch in.
     pub(super) fn add(&mut self, batch: Self) {
-        let Self { sandbox, network, container, start, teardown, link, start_p50_ms_by_batch } = batch;
+        let Self { sandbox, network, container, start, teardown, link, start_p50_ms_by_batch, available } = batch;
         self.sandbox.extend(sandbox);
         self.network.extend(network);
         self.container.extend(container);
@@ -100,6 +121,7 @@ impl Floor {
         self.teardown.extend(teardown);
         self.link.extend(link);
         self.start_p50_ms_by_batch.extend(start_p50_ms_by_batch);
+        self.available.extend(available);
     }
 }
 

@@ -9,7 +9,8 @@
 //!
 //! Runs in a process of its own, since `clone3` wants a single thread. Everything is private: a network namespace stands in for
 //! the host's, cgroups are below one of its own, and all of it goes when the run ends, well or not. Prints one JSON object a
-//! round, in microseconds (`sandbox_us` …), and a last one with the medians: `{"rounds": N, "p50_ms": {"sandbox": …}}`.
+//! round, in microseconds (`sandbox_us` …), and one with the medians: `{"rounds": N, "p50_ms": {"sandbox": …}}`. Asked to hold pods,
+//! it starts so many more that only wait, and prints what the host had available on the way, in bytes: `{"available": [[PODS, BYTES], …]}`.
 #![allow(clippy::print_stdout, reason = "a command's output")]
 
 mod cgroups;
@@ -17,8 +18,9 @@ mod child;
 mod container;
 mod rtnl;
 
+use super::machine::memory;
 use anyhow::{Context, Result, ensure};
-use cgroups::Directories;
+use cgroups::{Directories, RoundCgroup};
 use child::Child;
 use nix::sched::{CloneFlags as Namespaces, setns, unshare};
 use podbox_cgroup::{Cgroup, CgroupPath, Hierarchies};
@@ -33,6 +35,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const GONE_WITHIN: Duration = Duration::from_secs(5);
+/// For what the kernel has yet to do, and how often memory is looked at.
+const SETTLE: Duration = Duration::from_secs(2);
+const HOLD_STEPS: u32 = 5;
 const POD_LINK: &str = "eth0";
 const STAGES: usize = 6;
 /// `start` is the sum of the three before it.
@@ -47,6 +52,9 @@ pub struct FloorArgs {
     /// Rounds before those, that are not counted.
     #[arg(long, default_value_t = 5)]
     warmup: u32,
+    /// Pods to hold at the end, while memory is looked at.
+    #[arg(long, default_value_t = 0)]
+    hold: u32,
     /// Name of the bridge, which is made in a network namespace of the bench's own.
     #[arg(long, default_value = "podbox-floor")]
     bridge: String,
@@ -85,6 +93,9 @@ pub fn run(args: FloorArgs) -> Result<()> {
     let medians: Map<String, Value> =
         NAMES.iter().zip(stages).map(|(name, samples)| ((*name).to_owned(), json!(median_ms(samples)))).collect();
     println!("{}", json!({ "rounds": args.rounds, "p50_ms": medians }));
+    if args.hold > 0 {
+        println!("{}", json!({ "available": bench.hold(args.hold)? }));
+    }
     Ok(())
 }
 
@@ -145,32 +156,47 @@ impl Bench {
 
     /// Microseconds of each stage, as [`NAMES`] has them.
     fn round(&self, round: u32) -> Result<[u64; STAGES]> {
+        let (pod, [sandbox_us, network_us, container_us]) = self.start(&round.to_string())?;
         let mut clock = Clock(Instant::now());
-        let pod_name = format!("pod{round}");
-        let pod_cgroup = self.directories.pod(&pod_name)?;
+        let link = pod.end()?;
+        let teardown_us = clock.lap_us();
+        self.socket.delete_link(&link)?;
+        let start_us = sandbox_us + network_us + container_us;
+        Ok([sandbox_us, network_us, container_us, start_us, teardown_us, clock.lap_us()])
+    }
+
+    fn start(&self, name: &str) -> Result<(Pod<'_>, [u64; 3])> {
+        let mut clock = Clock(Instant::now());
+        let pod_cgroup = self.directories.pod(&format!("pod{name}"))?;
         let namespaces = CloneFlags::NEW_NET | CloneFlags::NEW_IPC | CloneFlags::NEW_UTS | CloneFlags::NEW_MOUNT;
         let pause = Child::spawn(namespaces, None, || Ok(()), &self.pause).context("start pause")?;
         let sandbox_us = clock.lap_us();
 
-        let link = format!("pbf{round}");
+        let link = format!("pbf{name}");
         self.connect(&link, &pause)?;
         let network_us = clock.lap_us();
 
         let container_cgroup = pod_cgroup.container("container")?;
-        let root = container::Root::make(self.scratch.path(), &self.lower)?;
+        let root = container::Root::make(self.scratch.path().join(name), &self.lower)?;
         let container = container::start(&container_cgroup, &root, &pause, &self.pause).context("start the container")?;
         let container_us = clock.lap_us();
+        Ok((Pod { cgroup: pod_cgroup, pause, link, container_cgroup, root, container }, [sandbox_us, network_us, container_us]))
+    }
 
-        container.end()?;
-        pause.end()?;
-        container_cgroup.remove()?;
-        pod_cgroup.remove()?;
-        root.remove()?;
-        let teardown_us = clock.lap_us();
-
-        self.socket.delete_link(&link)?;
-        let start_us = sandbox_us + network_us + container_us;
-        Ok([sandbox_us, network_us, container_us, start_us, teardown_us, clock.lap_us()])
+    /// Pods, and how many bytes the host had available then.
+    fn hold(&self, pods: u32) -> Result<Vec<(u32, u64)>> {
+        let available = || memory("MemAvailable").context("the host tells no MemAvailable");
+        std::thread::sleep(SETTLE);
+        let (mut held, mut looks) = (Vec::new(), vec![(0, available()?)]);
+        for number in 1..=pods {
+            held.push(self.start(&format!("h{number}"))?.0);
+            if number % pods.div_ceil(HOLD_STEPS) == 0 || number == pods {
+                std::thread::sleep(SETTLE);
+                looks.push((number, available()?));
+            }
+        }
+        held.into_iter().try_for_each(|pod| self.socket.delete_link(&pod.end()?))?;
+        Ok(looks)
     }
 
     fn connect(&self, link: &str, pause: &Child) -> Result<()> {
@@ -179,6 +205,28 @@ impl Bench {
         let inside = Socket::open().and_then(|socket| socket.configure_pod(POD_LINK, self.pod, self.prefix, self.gateway));
         setns(&self.host_netns, Namespaces::CLONE_NEWNET).context("return to the host's network namespace")?;
         inside
+    }
+}
+
+/// One that was started.
+struct Pod<'a> {
+    cgroup: RoundCgroup<'a>,
+    pause: Child,
+    link: String,
+    container_cgroup: RoundCgroup<'a>,
+    root: container::Root,
+    container: Child,
+}
+
+impl Pod<'_> {
+    /// Ends it; the link, which is named, goes by itself later or is deleted.
+    fn end(self) -> Result<String> {
+        self.container.end()?;
+        self.pause.end()?;
+        self.container_cgroup.remove()?;
+        self.cgroup.remove()?;
+        self.root.remove()?;
+        Ok(self.link)
     }
 }
 

@@ -132,8 +132,8 @@ impl Look {
 impl Memory {
     fn of(looks: &[Look]) -> Self {
         let per_pod = |of: fn(&Look) -> u64| {
-            let points: Vec<(f64, f64)> = looks.iter().map(|look| (f64::from(look.pods), of(look) as f64 / MIB)).collect();
-            slope(&points).unwrap_or_default()
+            let points: Vec<(u32, u64)> = looks.iter().map(|look| (look.pods, of(look))).collect();
+            mib_per_pod(&points).unwrap_or_default()
         };
         let daemon = |look: Option<&Look>| look.map_or(0.0, |look| look.daemon as f64 / MIB);
         Self {
@@ -145,6 +145,12 @@ impl Memory {
             daemon_with_pods: daemon(looks.last()),
         }
     }
+}
+
+/// How many MiB come with each pod, of pods and bytes.
+pub(super) fn mib_per_pod(points: &[(u32, u64)]) -> Option<f64> {
+    let points: Vec<(f64, f64)> = points.iter().map(|(pods, bytes)| (f64::from(*pods), *bytes as f64 / MIB)).collect();
+    slope(&points)
 }
 
 async fn processor_time(daemon: &Daemon) -> Result<Cpu> {

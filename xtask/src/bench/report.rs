@@ -2,7 +2,7 @@
 
 use super::baseline::Floor;
 use super::cycle::{CALLS, Cycles};
-use super::idle::Idle;
+use super::idle::{Idle, mib_per_pod};
 use super::machine::Machine;
 use super::samples::{Percentiles, Samples};
 use crate::terminal::{Colours, Side, Table, Tone};
@@ -34,6 +34,8 @@ pub(super) struct Report {
 struct Stages {
     stages: BTreeMap<&'static str, Percentiles>,
     start_p50_ms_by_batch: Vec<f64>,
+    /// How many MiB less the host has available for each pod that waits: what the kernel alone takes.
+    host_per_pod_mib: Option<f64>,
 }
 
 /// Pods from start to end.
@@ -75,7 +77,11 @@ impl Stages {
             ("link", &floor.link),
         ];
         let stages = stages.into_iter().filter_map(|(stage, samples)| Some((stage, samples.percentiles()?))).collect();
-        Self { stages, start_p50_ms_by_batch: floor.start_p50_ms_by_batch.clone() }
+        Self {
+            stages,
+            start_p50_ms_by_batch: floor.start_p50_ms_by_batch.clone(),
+            host_per_pod_mib: mib_per_pod(&floor.available).map(|mib| -mib),
+        }
     }
 
     fn p50_ms(&self, stage: &str) -> Option<f64> {
@@ -206,6 +212,7 @@ impl Report {
             ("memory a pod, of its processes (PSS)".to_owned(), mib(memory.processes_per_pod)),
             ("  of this the monitor".to_owned(), mib(memory.monitor_per_pod)),
             ("memory a pod, of the host (MemAvailable)".to_owned(), mib(memory.host_per_pod)),
+            ("  the same of the floor's pods".to_owned(), self.floor.host_per_pod_mib.map_or_else(|| "not measured".to_owned(), mib)),
             ("the daemon without pods (PSS)".to_owned(), mib(memory.daemon_without_pods)),
             ("the daemon with all pods (PSS)".to_owned(), mib(memory.daemon_with_pods)),
             (format!("processor time of the daemon in {} s", cpu.seconds), format!("{:.2} ms", cpu.daemon_ms)),

@@ -24,6 +24,7 @@ const KERNEL_MATTERS: &[&str] = &[
     "container_security",
     "container_updates",
     "crash",
+    "daemons_side_by_side",
     "exec_sync",
     "hostile",
     "killed_processes",
@@ -33,6 +34,7 @@ const KERNEL_MATTERS: &[&str] = &[
     "pod_namespaces",
     "restart",
     "stats",
+    "stop",
 ];
 
 /// Those that every `cargo xtask test` runs: what cgroups do, which are another interface in each guest.

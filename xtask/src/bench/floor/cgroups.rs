@@ -77,9 +77,9 @@ impl Directories {
     }
 }
 
-impl RoundCgroup<'_> {
+impl<'a> RoundCgroup<'a> {
     /// Makes a cgroup below this one.
-    pub(super) fn container(&self, name: &str) -> Result<RoundCgroup<'_>> {
+    pub(super) fn container(&self, name: &str) -> Result<RoundCgroup<'a>> {
         self.host.make(self.unified.as_ref(), &self.v1, name)
     }
 

@@ -34,9 +34,8 @@ pub(super) struct Root {
 }
 
 impl Root {
-    /// Makes upper, work and target directories below `scratch`.
-    pub(super) fn make(scratch: &Path, lower: &Path) -> Result<Self> {
-        let directory = scratch.join("container");
+    /// Makes upper, work and target directories in `directory`, which it makes.
+    pub(super) fn make(directory: PathBuf, lower: &Path) -> Result<Self> {
         let part = |name: &str| directory.join(name);
         for made in [directory.clone(), part("upper"), part("work"), part("root")] {
             fs::create_dir(&made).with_context(|| format!("make {}", made.display()))?;
