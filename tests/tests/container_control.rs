@@ -91,11 +91,19 @@ async fn a_stop_after_a_child_was_killed_for_memory_is_a_stop() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("oom-stop")).await?;
     let script = format!("{GREEDY}; echo killed $?; exec sleep 1000000");
-    let container = pod.run(&ContainerSpec::shell("a", &script).memory_limit(32 << 20)).await?;
-    wait::until_true("the child was killed", || container.output().is_ok_and(|output| output.contains("killed 137"))).await?;
-    container.stop(0).await?;
-    let status = container.exited().await?;
-    assert_eq!((status.exit_code, &*status.reason), (137, "Error"));
+    let mut containers = Vec::new();
+    for name in ["a", "b"] {
+        let container = pod.run(&ContainerSpec::shell(name, &script).memory_limit(32 << 20)).await?;
+        wait::until_true("the child was killed", || container.output().is_ok_and(|output| output.contains("killed 137"))).await?;
+        containers.push(container);
+    }
+    containers[0].stop(0).await?;
+    // The other is killed with its pod.
+    pod.stop().await?;
+    for container in containers {
+        let status = container.exited().await?;
+        assert_eq!((status.exit_code, &*status.reason), (137, "Error"));
+    }
     Ok(())
 }
 

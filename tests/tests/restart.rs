@@ -238,3 +238,28 @@ async fn subnets_of_the_kubelet_that_hide_those_of_the_file_are_told_at_the_star
     assert!(daemon.run_pod(&PodSpec::new("pod")).await?.ips().await?[0].starts_with("10.209."));
     Ok(())
 }
+
+/// What another version of podbox wrote need not look like ours in anything but its version.
+#[tokio::test]
+async fn records_of_another_version_keep_the_daemon_from_starting_and_end_nothing() -> Result<()> {
+    let mut daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let (pid, folder) = (container.pid().await?, daemon.state_dir().join("pods").join(&pod.id));
+    let of_container = folder.join("containers").join(&container.id).join("container.json");
+    for record in [folder.join("sandbox.json"), of_container] {
+        daemon.kill_9()?;
+        let ours = std::fs::read(&record).context("the record")?;
+        for other in [r#"{"version":1,"made":"otherwise"}"#, r#"{"version":99}"#] {
+            std::fs::write(&record, other)?;
+            assert!(daemon.start_again().await.is_err(), "{other}");
+            assert!(daemon.log().contains("another version of podbox"), "{}", daemon.log());
+            assert!(runs(pid), "{other}");
+            assert_eq!(std::fs::read_to_string(&record)?, other);
+        }
+        std::fs::write(&record, ours)?;
+        daemon.start_again().await?;
+        assert_eq!((container.pid().await?, pod.state().await?), (pid, PodSandboxState::SandboxReady));
+    }
+    Ok(())
+}

@@ -73,6 +73,30 @@ async fn a_container_whose_monitor_hangs_is_asked_past_it() -> Result<()> {
     Ok(())
 }
 
+/// It never answers: what was killed past it is gone all the same.
+#[tokio::test]
+async fn containers_of_a_monitor_that_hangs_can_be_stopped_and_removed() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let (stopped, removed) = (pod.run(&ContainerSpec::sleeper("stopped")).await?, pod.run(&ContainerSpec::sleeper("removed")).await?);
+    let pids = [stopped.pid().await?, removed.pid().await?];
+    signal(daemon.monitor_of(&pod.id).context("the pod's monitor")?, Signal::SIGSTOP)?;
+    let removal = tokio::spawn({
+        let removed = removed.clone();
+        async move { removed.remove().await }
+    });
+    stopped.stop(1).await?;
+    let status = stopped.status().await?;
+    assert_eq!((status.state(), status.exit_code, &*status.reason), (ContainerState::ContainerExited, 137, "Error"), "{status:?}");
+    assert!(status.message.contains("monitor"), "{status:?}");
+    stopped.remove().await?;
+    removal.await??;
+    assert!(!pids.iter().any(|pid| runs(*pid)));
+    pod.end().await?;
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
 #[tokio::test]
 async fn a_stop_or_removal_that_overtakes_a_start_succeeds() -> Result<()> {
     let daemon = Daemon::for_test().await?;

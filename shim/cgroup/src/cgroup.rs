@@ -177,8 +177,8 @@ impl Cgroup {
         }
     }
 
-    /// Removes it and the cgroups below it in every hierarchy; absent is success. A cgroup that keeps holding a process for about
-    /// a second is an error (`EBUSY`), after the other hierarchies were seen to. Its ancestors stay: see [`Made::remove`].
+    /// Removes it and the cgroups below it in every hierarchy; absent is success. A cgroup that keeps holding a process for some
+    /// 0.4 s is an error (`EBUSY`), after the other hierarchies were seen to. Its ancestors stay: see [`Made::remove`].
     pub fn remove(&self) -> Result<(), Error> {
         let mut outcome = Ok(());
         for directory in self.v1().chain(self.unified()) {

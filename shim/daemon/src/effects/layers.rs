@@ -2,8 +2,9 @@
 //!
 //! Measuring one means walking it, which may take long: so what was measured is remembered, and measured again in the background only
 //! when somebody asks and it is old. One walk runs at a time, a tree that takes long is walked the more rarely, and all walks
-//! together take a bounded part of the time, however many containers there are. Whoever asks for one that was never measured waits for
-//! that, but not long; such walks come first and at once, one a container, and what they take is made up for by those to come.
+//! together take a bounded part of the time, however many containers there are. Layers that take long share a part of their own: the
+//! others' numbers are no older for them. Whoever asks for one that was never measured waits for that, but not long; such walks come
+//! first and at once, one a container, and what they take is made up for by those to come.
 
 use super::now_ns;
 use podbox_image::{ImageStore, Usage};
@@ -17,8 +18,11 @@ use tokio::sync::Notify;
 const AGE_MIN: Duration = Duration::from_secs(10);
 /// A walk is repeated after this many times its own length at the earliest: it takes at most a twentieth of a core.
 const REST: u32 = 20;
-/// A walk and the rest of all after it take this many times its length: together, walks take at most a tenth of a core.
+/// A walk and the rest of its lane after it take this many times its length: together, the walks of a lane take at most a tenth of a
+/// core.
 const PERIOD_OF_ALL: u32 = 10;
+/// What takes longer is slow.
+const QUICK: Duration = Duration::from_secs(1);
 /// Walks of so long in all need no rest in between, if there was none for long: small layers are measured in one go.
 const BURST: Duration = Duration::from_millis(300);
 /// How long somebody waits for what was never measured.
@@ -48,9 +52,16 @@ struct Table {
     /// Those never measured before.
     first: VecDeque<ContainerId>,
     /// Those to be measured again.
-    again: VecDeque<ContainerId>,
-    pace: Pace,
+    quick: Lane,
+    slow: Lane,
     walking: bool,
+}
+
+/// Layers that wait for one another.
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<ContainerId>,
+    pace: Pace,
 }
 
 /// How much time was walked lately.
@@ -88,19 +99,24 @@ impl Table {
         if let Some(id) = self.first.pop_front() {
             return Next::Walk(id);
         }
-        // What is gone meanwhile need not be waited for.
-        self.again.retain(|id| self.known.contains_key(id));
-        let rest = self.pace.rest(now);
-        if !self.again.is_empty() && !rest.is_zero() {
-            return Next::Rest(rest);
-        }
-        match self.again.pop_front() {
-            Some(id) => Next::Walk(id),
-            None => {
-                self.walking = false;
-                Next::End
+        let mut rest: Option<Duration> = None;
+        for lane in [&mut self.quick, &mut self.slow] {
+            // What is gone meanwhile need not be waited for.
+            lane.waiting.retain(|id| self.known.contains_key(id));
+            let due = lane.pace.rest(now);
+            if !due.is_zero() && !lane.waiting.is_empty() {
+                rest = Some(rest.map_or(due, |rest| rest.min(due)));
+            } else if let Some(id) = lane.waiting.pop_front() {
+                return Next::Walk(id);
             }
         }
+        self.walking = rest.is_some();
+        rest.map_or(Next::End, Next::Rest)
+    }
+
+    /// By how long a layer took.
+    fn lane(&mut self, took: Duration) -> &mut Lane {
+        if took <= QUICK { &mut self.quick } else { &mut self.slow }
     }
 }
 
@@ -110,7 +126,8 @@ struct Known {
     /// `None`: it is due.
     rests_until: Option<Instant>,
     queued: bool,
-    tried: bool,
+    /// How long it took last; `None`: it was never tried.
+    took: Option<Duration>,
 }
 
 impl Layers {
@@ -142,16 +159,20 @@ impl Layers {
         let table = &mut *self.table();
         for id in containers {
             let known = table.known.entry(id.clone()).or_default();
-            if !known.queued && known.rests_until.is_none_or(|until| until <= now) {
-                known.queued = true;
-                let queue = if known.tried { &mut table.again } else { &mut table.first };
-                queue.push_back(id.clone());
+            if known.queued || known.rests_until.is_some_and(|until| until > now) {
+                continue;
             }
+            known.queued = true;
+            let queue = match known.took {
+                Some(took) => &mut table.lane(took).waiting,
+                None => &mut table.first,
+            };
+            queue.push_back(id.clone());
         }
         if !table.first.is_empty() {
             self.queued.notify_one();
         }
-        let is_due = !table.first.is_empty() || !table.again.is_empty();
+        let is_due = !table.first.is_empty() || !table.quick.waiting.is_empty() || !table.slow.waiting.is_empty();
         let begin = is_due && !table.walking;
         table.walking |= begin;
         begin
@@ -163,7 +184,7 @@ impl Layers {
             measured.as_mut().enable();
             let missing = {
                 let table = self.table();
-                containers.iter().any(|id| table.known.get(id).is_some_and(|known| !known.tried))
+                containers.iter().any(|id| table.known.get(id).is_some_and(|known| known.took.is_none()))
             };
             if !missing {
                 return;
@@ -178,9 +199,11 @@ impl Layers {
             let next = self.table().next(Instant::now());
             match next {
                 Next::Walk(id) => {
-                    let layers = self.clone();
-                    // What is walked is walked to its end, also if the daemon ends.
-                    let _ = tokio::task::spawn_blocking(move || layers.measure(&id)).await;
+                    let (begun, images, walked) = (Instant::now(), self.images.clone(), id.clone());
+                    // What is walked is walked to its end, also if the daemon ends. One that cannot be read, or is on its way out,
+                    // keeps what was known of it.
+                    let usage = tokio::task::spawn_blocking(move || images.snapshot_usage(walked.as_str())).await;
+                    self.record(&id, begun, usage.ok().and_then(Result::ok).flatten());
                     self.measured.notify_waiters();
                 }
                 // Of one that was never measured before it is told.
@@ -190,21 +213,16 @@ impl Layers {
         }
     }
 
-    fn measure(&self, id: &ContainerId) {
-        let begun = Instant::now();
-        let usage = self.images.snapshot_usage(id.as_str());
+    fn record(&self, id: &ContainerId, begun: Instant, usage: Option<Usage>) {
         let now = Instant::now();
         let took = now.saturating_duration_since(begun);
         let table = &mut *self.table();
-        table.pace.add(begun, took);
+        table.lane(took).pace.add(begun, took);
         if let Some(known) = table.known.get_mut(id) {
-            // One that cannot be read, or is on its way out, keeps what was known of it.
-            if let Ok(Some(usage)) = usage {
-                known.usage = Some(LayerUsage { at_ns: now_ns(), usage });
-            }
+            known.usage = usage.map(|usage| LayerUsage { at_ns: now_ns(), usage }).or(known.usage);
             known.rests_until = Some(now + AGE_MIN.max(took * REST));
             known.queued = false;
-            known.tried = true;
+            known.took = Some(took);
         }
     }
 
@@ -259,12 +277,27 @@ mod tests {
         let now = Instant::now();
         let mut table = Table::default();
         table.known.insert(old.clone(), Known::default());
-        table.again.push_back(old.clone());
-        table.pace.add(now, Duration::from_secs(10));
+        table.quick.waiting.push_back(old.clone());
+        table.quick.pace.add(now, Duration::from_secs(10));
         assert!(matches!(table.next(now), Next::Rest(rest) if rest > Duration::from_secs(80)));
         table.first.push_back(new.clone());
         assert_eq!(table.next(now), Next::Walk(new));
         let rested = now + Duration::from_secs(100);
         assert_eq!((table.next(rested), table.next(rested)), (Next::Walk(old), Next::End));
+    }
+    #[test]
+    fn layers_that_take_long_wait_for_one_another_alone() {
+        let [slow, other, quick] = [1, 2, 3].map(|byte| ContainerId::from_random([byte; 32]));
+        let now = Instant::now();
+        let mut table = Table::default();
+        for (id, took) in [(&slow, 60_000), (&other, 2_000), (&quick, 5)] {
+            table.known.insert(id.clone(), Known::default());
+            table.lane(Duration::from_millis(took)).waiting.push_back(id.clone());
+        }
+        table.lane(Duration::from_secs(60)).pace.add(now, Duration::from_secs(60));
+        assert_eq!(table.next(now), Next::Walk(quick));
+        assert!(matches!(table.next(now), Next::Rest(rest) if rest > Duration::from_secs(500)));
+        let rested = now + Duration::from_secs(600);
+        assert_eq!((table.next(rested), table.next(rested), table.next(rested)), (Next::Walk(slow), Next::Walk(other), Next::End));
     }
 }

@@ -154,7 +154,7 @@ fn check_mount_sources(config: &ContainerConfig) -> Result<(), PodError> {
 }
 
 /// What a container was made of.
-pub(super) fn made(record: &ContainerRecord) -> Result<&MadeContainer, PodError> {
+pub(super) fn parts_of(record: &ContainerRecord) -> Result<&MadeContainer, PodError> {
     let missing = || PodError::WrongState { id: record.id.clone(), state: state_name(record), due: "made" };
     record.made.as_ref().ok_or_else(missing)
 }
@@ -166,7 +166,7 @@ pub(super) async fn launch_container(
     record: ContainerRecord,
     link: MonitorLink,
 ) -> Result<Started, PodError> {
-    let MadeContainer { plan, image } = made(&record)?;
+    let MadeContainer { plan, image } = parts_of(&record)?;
     let launch = lower(&LaunchInputs {
         plan,
         sandbox: &sandbox.config,

@@ -23,6 +23,7 @@ use crate::store::{ContainerPhase, ContainerRecord, SandboxRecord, Store};
 use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stop::Init;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -61,6 +62,7 @@ pub(super) enum Command {
 enum Done {
     Made { id: ContainerId, outcome: Result<Box<ContainerRecord>, PodError> },
     Launched { id: ContainerId, outcome: Result<Started, PodError> },
+    StoppedUntold { id: ContainerId, reply: Reply<()> },
     Removed { id: ContainerId, outcome: Result<(), PodError> },
     Updated { id: ContainerId, outcome: Result<Box<Updated>, PodError>, reply: Reply<()> },
     UpdateUndone { id: ContainerId, error: Box<PodError>, reply: Reply<()> },
@@ -76,6 +78,8 @@ pub(super) struct Container {
     record: ContainerRecord,
     /// What its record says of its init, for those who wait.
     init: watch::Sender<Init>,
+    /// It is to be killed, or was: what a monitor tells of that may not know who asked.
+    kill_asked: Arc<AtomicBool>,
     /// Its end, heard of before the news of its start.
     early_end: Option<ExitRecord>,
     start: Option<Reply<()>>,
@@ -86,7 +90,15 @@ pub(super) struct Container {
 impl Container {
     pub(super) fn new(record: ContainerRecord) -> Self {
         let init = watch::Sender::new(Init::from(&record.phase));
-        Self { record, init, early_end: None, start: None, removal: Vec::new(), updates: Updates::default() }
+        Self { record, init, kill_asked: Arc::default(), early_end: None, start: None, removal: Vec::new(), updates: Updates::default() }
+    }
+
+    fn ask_kill(&self) {
+        self.kill_asked.store(true, Ordering::Relaxed);
+    }
+
+    fn is_kill_asked(&self) -> bool {
+        self.kill_asked.load(Ordering::Relaxed)
     }
 
     /// Takes a new record, and tells those who wait for what it says.
@@ -244,6 +256,7 @@ impl Driver {
         match done {
             Done::Made { id, outcome } => self.on_made(id, outcome),
             Done::Launched { id, outcome } => self.on_launched(&id, outcome),
+            Done::StoppedUntold { id, reply } => self.on_stopped_untold(&id, reply),
             Done::Removed { id, outcome } => self.on_container_removed(&id, outcome),
             Done::Updated { id, outcome, reply } => self.on_updated(&id, outcome, reply),
             Done::UpdateUndone { id, error, reply } => self.on_update_undone(&id, *error, reply),

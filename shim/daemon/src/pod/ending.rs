@@ -5,7 +5,7 @@ use crate::store::{ContainerPhase, ContainerRecord, ExitReason, read_record};
 use podbox_plan::{EXIT_RECORD_VERSION, ExitRecord};
 
 /// 128 and the number of SIGKILL.
-const KILLED_CODE: i32 = 137;
+pub(super) const KILLED_CODE: i32 = 137;
 /// The exit code of a container whose end nobody saw.
 const UNKNOWN_CODE: i32 = 255;
 /// The exit code of a container whose program could not be started, as other runtimes report it.
@@ -64,9 +64,17 @@ pub(super) enum Watcher {
 }
 
 /// How a container ended that was started and does not run: by its exit record, or by what is to be assumed where there is none.
-/// `None`: it was never heard of. A monitor drops what it was starting for a daemon whose connection is lost.
-pub(super) fn end_of_lost(layout: &Layout, container: &ContainerRecord, watcher: Watcher, now_ns: i64) -> Option<ContainerPhase> {
-    if let Ok(end) = read_record::<ExitRecord>(&layout.container_exit(&container.sandbox_id, &container.id)) {
+/// `None`: it was never heard of. A monitor drops what it was starting for a daemon whose connection is lost. `kill_asked`: it was
+/// about to be killed, perhaps past its monitor.
+pub(super) fn end_of_lost(
+    layout: &Layout,
+    container: &ContainerRecord,
+    watcher: Watcher,
+    kill_asked: bool,
+    now_ns: i64,
+) -> Option<ContainerPhase> {
+    if let Ok(mut end) = read_record::<ExitRecord>(&layout.container_exit(&container.sandbox_id, &container.id)) {
+        end.killed_on_request |= kill_asked;
         return Some(ContainerPhase::Exited { reason: reason_of(&end), record: end, message: String::new() });
     }
     let (code, reason, message) = match watcher {

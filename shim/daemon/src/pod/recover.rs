@@ -23,8 +23,8 @@ use super::retry::Pauses;
 use super::teardown::{blocking, end_monitor};
 use crate::chain::Chain;
 use crate::effects::{
-    MonitorError, Node, Remains, SandboxCgroups, collect_netns_names, end_damaged_scope, find_remains, kill_cgroups, now_ns, remove_cgroup,
-    unlink_netns,
+    MonitorError, MonitorLink, Node, Remains, SandboxCgroups, collect_netns_names, end_damaged_scope, find_remains, kill_cgroups, now_ns,
+    remove_cgroup, unlink_netns,
 };
 use crate::request::KILL;
 use crate::store::{ContainerPhase, ContainerRecord, DamagedPod, Loaded, LoadedPod, SandboxPhase, SandboxRecord, Store};
@@ -103,18 +103,21 @@ async fn find_damaged(node: &Arc<Node>, pod: &DamagedPod) -> Result<Remains, Pod
     .await
 }
 
-/// Kills all that a monitor watches, and ends it.
+/// Kills all that a monitor watches, and what it has begun since, and ends it.
 async fn end_all(pod: &DamagedPod, monitor: &Monitor) -> Result<(), PodError> {
-    let kill = || kill_all(pod, monitor);
+    let kill = || async {
+        let killed = kill_all(&monitor.link).await;
+        killed.map_err(|source| PodError::Monitor { id: pod.id.clone(), source })
+    };
     kill().await?;
     end_monitor(&pod.folder, &pod.id, Some(monitor.link.pid), Some(monitor.link.clone()), kill).await
 }
 
-async fn kill_all(pod: &DamagedPod, monitor: &Monitor) -> Result<(), PodError> {
-    for running in &monitor.processes {
-        match monitor.link.signal(running.process.clone(), KILL, false).await {
+async fn kill_all(link: &MonitorLink) -> Result<(), MonitorError> {
+    for running in link.state().await? {
+        match link.signal(running.process, KILL, false).await {
             Ok(()) | Err(MonitorError::NotRunning { .. }) => {}
-            Err(source) => return Err(PodError::Monitor { id: pod.id.clone(), source }),
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -222,7 +225,7 @@ fn true_phase(node: &Node, record: &ContainerRecord, monitor: Option<&Monitor>, 
     if let Some(init) = monitor.and_then(|monitor| monitor.init_of(&record.id)) {
         return ContainerPhase::Running { pid: init.pid, started_at_ns: init.started_at_ns };
     }
-    end_of_lost(&node.layout, record, watcher, now_ns()).unwrap_or(ContainerPhase::Created)
+    end_of_lost(&node.layout, record, watcher, false, now_ns()).unwrap_or(ContainerPhase::Created)
 }
 
 /// Collects what belongs to no pod. What cannot be collected is no reason not to serve.

@@ -124,11 +124,11 @@ async fn shut_down<K: Future<Output = Result<(), PodError>>>(
         if !matches!(outcome, Err(MonitorError::Refused { .. })) {
             break;
         }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
         if attempt % TRIES_PER_KILL == 0 {
             kill().await?;
         }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
         outcome = link.shutdown().await;
     }
     Ok(outcome)

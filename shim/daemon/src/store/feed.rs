@@ -15,7 +15,8 @@ use subscription::Subscriber;
 
 /// Changes that are kept for a subscriber that does not read.
 const BEHIND_MAX: usize = 1024;
-/// Likewise, what their records take as JSON, as a measure of what they take in memory. One change is kept however large it is.
+/// Likewise, what the records that changed take as JSON, as a measure of what they take in memory. What changes without an event, as
+/// limits do, is kept with the change that comes next, uncounted. One change is kept however large it is.
 const BEHIND_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Subscribers at a time: each is an open connection of root's, and wants a message made for each change.
 const SUBSCRIBERS_MAX: usize = 64;

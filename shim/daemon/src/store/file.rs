@@ -1,8 +1,9 @@
 //! One record, one file.
 
+use super::RECORD_VERSION;
 use rustix::fs::{Mode, OFlags};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -30,9 +31,9 @@ pub enum RecordError {
         /// Why.
         source: serde_json::Error,
     },
-    /// A later podbox wrote it: what it says must not be guessed at, and its pods must not be ended.
-    #[error("{} was written by a later version of podbox (records of version {version})", path.display())]
-    Later {
+    /// Another podbox wrote it: what it says must not be guessed at, and its pods must not be ended.
+    #[error("{} was written by another version of podbox (records of version {version}, not {RECORD_VERSION}): end its pods with that one", path.display())]
+    OtherVersion {
         /// Which.
         path: PathBuf,
         /// The version of the record.
@@ -61,6 +62,31 @@ impl RecordError {
 /// # Errors
 /// See [`RecordError`]; a file that is not there is `Read` with `NotFound`.
 pub fn read_record<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
+    parse(path, &read(path)?)
+}
+
+/// Reads a record of the version that this podbox writes. The version is looked at first: in a record of another, nothing need be as it
+/// is in ours.
+///
+/// # Errors
+/// As [`read_record`], and `OtherVersion`.
+pub(super) fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let text = read(path)?;
+    match parse::<Versioned>(path, &text)?.version {
+        RECORD_VERSION => parse(path, &text),
+        version => Err(RecordError::OtherVersion { path: path.to_owned(), version }),
+    }
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, RecordError> {
+    serde_json::from_slice(text).map_err(|source| RecordError::Content { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RecordError> {
     let failed = |source| RecordError::Read { path: path.to_owned(), source };
     let mut text = Vec::new();
     // Neither a link nor a pipe in its place leads anywhere, or keeps the reader waiting.
@@ -70,7 +96,7 @@ pub fn read_record<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
         return Err(failed(std::io::ErrorKind::InvalidInput.into()));
     }
     file.take(RECORD_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
-    serde_json::from_slice(&text).map_err(|source| RecordError::Content { path: path.to_owned(), source })
+    Ok(text)
 }
 
 /// Writes a record to a temporary name beside its own and renames it. The folder is made if need be.

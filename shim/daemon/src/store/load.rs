@@ -1,7 +1,7 @@
 //! What a daemon finds on disk when it starts.
 
-use super::file::make_private;
-use super::{ContainerRecord, RECORD_VERSION, RecordError, SandboxRecord, Store, read_record};
+use super::file::{make_private, read_versioned};
+use super::{ContainerRecord, RecordError, SandboxRecord, Store};
 use podbox_plan::{ContainerId, SandboxId};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ impl Store {
     /// Reads every pod's records from disk; damaged ones are quarantined. Nothing is shown to readers yet.
     ///
     /// # Errors
-    /// The folder of pods cannot be read.
+    /// The folder of pods cannot be read, or another version of podbox wrote there.
     pub fn load(&self) -> Result<Loaded, RecordError> {
         let mut loaded = Loaded { pods: Vec::new(), damaged: Vec::new() };
         for (folder, id) in folders(&self.layout.pods())? {
@@ -53,18 +53,18 @@ impl Store {
                 self.quarantine(&folder, "its name is no sandbox id");
                 continue;
             };
-            let reason = match read_record::<SandboxRecord>(&self.layout.sandbox_record(&id)) {
+            let reason = match read_versioned::<SandboxRecord>(&self.layout.sandbox_record(&id)) {
                 Err(error) if error.is_absent() => {
                     self.discard(&folder);
                     continue;
                 }
-                Ok(SandboxRecord { version, .. }) if version > RECORD_VERSION => return Err(RecordError::Later { path: folder, version }),
+                Err(error @ RecordError::OtherVersion { .. }) => return Err(error),
                 Ok(sandbox) if sandbox.id == id => match self.load_containers(&id) {
                     Ok(containers) => {
                         loaded.pods.push(LoadedPod { sandbox, containers });
                         continue;
                     }
-                    Err(error @ RecordError::Later { .. }) => return Err(error),
+                    Err(error @ RecordError::OtherVersion { .. }) => return Err(error),
                     Err(error) => error.to_string(),
                 },
                 Ok(_) => "the record is another sandbox's".to_owned(),
@@ -82,11 +82,9 @@ impl Store {
         for (folder, id) in folders(&self.layout.containers(sandbox))? {
             let record = ContainerId::try_from(id)
                 .ok()
-                .map(|id| read_record::<ContainerRecord>(&self.layout.container_record(sandbox, &id)).map(|record| (id, record)));
+                .map(|id| read_versioned::<ContainerRecord>(&self.layout.container_record(sandbox, &id)).map(|record| (id, record)));
             match record {
-                Some(Ok((_, ContainerRecord { version, .. }))) if version > RECORD_VERSION => {
-                    return Err(RecordError::Later { path: folder, version });
-                }
+                Some(Err(error @ RecordError::OtherVersion { .. })) => return Err(error),
                 Some(Ok((id, record))) if record.id == id && record.sandbox_id == *sandbox => containers.push(record),
                 Some(Err(error)) if error.is_absent() => self.discard(&folder),
                 Some(Ok(_)) => drop(self.quarantine(&folder, "the record is another container's")),

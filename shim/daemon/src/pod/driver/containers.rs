@@ -1,14 +1,14 @@
 //! What the driver does with containers.
 
-use super::stop::{Init, Stop};
+use super::stop::{Init, Stop, Stopped};
 use super::{Container, Done, Driver, Reply, SharedReply, tell_all};
 use crate::chain::Chain;
 use crate::effects::{ExecOutput, MonitorError, MonitorLink, Started, Subject, cgroup_entry, exec_sync, now_ns, remove_cgroup};
 use crate::plan::plan_exec;
 use crate::pod::PodError;
 use crate::pod::admission::Verdict;
-use crate::pod::container::{choose_pid, intent, launch_container, made, make_container, undo_container, undo_until_done};
-use crate::pod::ending::{START_ERROR_CODE, reason_of, runs, state_name, unseen_end};
+use crate::pod::container::{choose_pid, intent, launch_container, make_container, parts_of, undo_container, undo_until_done};
+use crate::pod::ending::{KILLED_CODE, START_ERROR_CODE, reason_of, runs, state_name, unseen_end};
 use crate::pod::pods::random_id;
 use crate::pod::teardown::blocking;
 use crate::request::{ContainerConfig, KILL};
@@ -172,6 +172,7 @@ impl Driver {
 
     pub(super) fn on_container_exit(&mut self, id: &ContainerId, end: ExitRecord) {
         let Some(container) = self.containers.get_mut(id) else { return };
+        let end = ExitRecord { killed_on_request: end.killed_on_request || container.is_kill_asked(), ..end };
         match container.record.phase {
             ContainerPhase::Starting => container.early_end = Some(end),
             ContainerPhase::Running { .. } => {
@@ -207,17 +208,29 @@ impl Driver {
         };
         let signal = container.record.made.as_ref().map_or(KILL, |made| made.plan.stop_signal);
         let stop = self.stop_of(container).run(signal, grace);
-        tokio::spawn(async move { reply.send(stop.await) });
+        let id = id.clone();
+        self.work.spawn(async move {
+            match stop.await {
+                Ok(Stopped::Untold) => Done::StoppedUntold { id, reply },
+                outcome => {
+                    let _ = reply.send(outcome.map(drop));
+                    Done::Tidied
+                }
+            }
+        });
     }
 
     fn stop_of(&self, container: &Container) -> Stop {
-        Stop {
-            node: self.node.clone(),
-            id: container.record.id.clone(),
-            cgroup: container.record.cgroup.clone(),
-            init: container.init.subscribe(),
-            link: self.link.subscribe(),
+        Stop::new(self.node.clone(), container, self.link.subscribe())
+    }
+
+    /// A container was killed whose monitor hangs: what it may tell later is nothing new.
+    pub(super) fn on_stopped_untold(&mut self, id: &ContainerId, reply: Reply<()>) {
+        if self.containers.get(id).is_some_and(|container| runs(&container.record)) {
+            let message = "it was killed, and the pod's monitor does not answer".to_owned();
+            self.record_end(id, unseen_end(KILLED_CODE, now_ns()), ExitReason::Error, message);
         }
+        let _ = reply.send(Ok(()));
     }
 
     pub(super) fn remove(&mut self, id: &ContainerId, reply: Reply<()>) {
@@ -237,10 +250,10 @@ impl Driver {
         self.work.spawn(async move {
             let stopped = match stop {
                 Some(stop) => stop.run(KILL, Duration::ZERO).await,
-                None => Ok(()),
+                None => Ok(Stopped::Told),
             };
             let outcome = match stopped {
-                Ok(()) => blocking(move || undo_container(&node, &store, &record)).await,
+                Ok(Stopped::Told | Stopped::Untold) => blocking(move || undo_container(&node, &store, &record)).await,
                 Err(error) => Err(error),
             };
             Done::Removed { id, outcome }
@@ -266,7 +279,7 @@ impl Driver {
 
     pub(super) fn exec(&mut self, id: &ContainerId, command: &[String], timeout: Option<Duration>, mut reply: Reply<ExecOutput>) {
         let planned = self.running(id).and_then(|record| {
-            let made = made(&record)?;
+            let made = parts_of(&record)?;
             Ok((self.link()?, plan_exec(id, &made.plan, command, cgroup_entry(&self.node.hierarchies, &record.cgroup)?)?))
         });
         let id = id.clone();

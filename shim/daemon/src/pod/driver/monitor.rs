@@ -139,7 +139,7 @@ impl Driver {
     fn record_lost(&mut self, id: &ContainerId, watcher: Watcher) {
         let Some(container) = self.containers.get_mut(id).filter(|container| runs(&container.record)) else { return };
         container.early_end = None;
-        let end = end_of_lost(&self.node.layout, &container.record, watcher, now_ns());
+        let end = end_of_lost(&self.node.layout, &container.record, watcher, container.is_kill_asked(), now_ns());
         let reply = container.start.take();
         let answer = match &end {
             Some(_) if watcher == Watcher::Alive => Ok(()),

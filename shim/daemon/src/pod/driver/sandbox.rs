@@ -1,6 +1,6 @@
 //! What the driver does with the sandbox itself.
 
-use super::{Done, Driver, Reply, tell_all};
+use super::{Container, Done, Driver, Reply, tell_all};
 use crate::effects::{SandboxCgroups, Subject};
 use crate::pod::PodError;
 use crate::pod::container::undo_container;
@@ -33,6 +33,7 @@ impl Driver {
     fn begin_stop(&mut self, waiters: Vec<Reply<()>>) {
         self.stopping = Some(waiters);
         self.end_search();
+        self.containers.values().for_each(Container::ask_kill);
         let cgroups = SandboxCgroups::new(&self.record.cgroup, &self.record.id);
         let containers = self.containers.keys().chain(self.making.keys()).map(|id| cgroups.container(id)).collect();
         self.give_makers_up();
