@@ -18,7 +18,7 @@ use rtnetlink::packet_route::link::LinkMessage;
 use serde::{Deserialize, Serialize};
 
 use super::port::{self, Port};
-use super::{Bridge, Shared};
+use super::{Bridge, Shared, our_bridge};
 use crate::address::{PODS_MAX, PodAddresses};
 use crate::error::BridgeError;
 use crate::mac::MacAddress;
@@ -179,16 +179,29 @@ impl Bridge {
     }
 }
 
-/// Deletes the veth pair of the pod `id` where there is no bridge to take it off: one that cannot be opened, or is somebody else's by
-/// now. Nothing there is fine.
+/// As [`Bridge::detach`], where the bridge of that name cannot be opened, or is somebody else's by now.
 ///
 /// # Errors
 /// The kernel would not tell about the link, or not delete it.
-pub async fn delete_port(id: &str) -> Result<(), BridgeError> {
-    let (name, owned_id) = (port::name(id)?, id.to_owned());
+pub async fn delete_port(bridge: &str, id: &str, addresses: Option<&PodAddresses>) -> Result<(), BridgeError> {
+    let (name, owned_id, bridge) = (port::name(id)?, id.to_owned(), bridge.to_owned());
+    let address = addresses.and_then(PodAddresses::first_ipv4);
     let deleted = pod::on_own_thread(move || {
-        let node = DirectRtnl::open().map_err(|source| BridgeError::GetLink { link: name.clone(), source })?;
-        delete_link(&node, &name, &owned_id, |link| port::id_of(link) == Some(&owned_id))
+        let failed = |link: &str| {
+            let link = link.to_owned();
+            |source| BridgeError::GetLink { link, source }
+        };
+        let node = DirectRtnl::open().map_err(failed(&name))?;
+        delete_link(&node, &name, &owned_id, |link| port::id_of(link) == Some(&owned_id))?;
+        let found = node.link(&bridge).map_err(failed(&bridge))?;
+        match (found.and_then(|link| our_bridge(&link, &bridge).ok()), address) {
+            (Some(index), Some(address)) => delete_neighbour(&node, index, address).map_err(|source| BridgeError::DeleteNeighbour {
+                bridge,
+                address: address.into(),
+                source,
+            }),
+            _ => Ok(()),
+        }
     });
     deleted.await.map_err(|source| BridgeError::Pod { id: id.to_owned(), source })?
 }

@@ -209,15 +209,16 @@ fn a_pods_link_goes_without_its_bridge_and_nobody_elses_does() {
         let pods = [Pod::attach(&bridge, &mut pool, 1).await, Pod::attach(&bridge, &mut pool, 2).await];
         let [on_a_bridge, orphan] = &pods;
         let has = async |pod: &Pod| node.link(&pod.attachment.host_ifname).await.is_some();
-        podbox_netns::delete_port(&on_a_bridge.id).await.unwrap();
+        podbox_netns::delete_port("pods0", &on_a_bridge.id, Some(&on_a_bridge.attachment.addresses)).await.unwrap();
         assert_eq!((has(on_a_bridge).await, has(orphan).await), (false, true));
+        assert_eq!(node.neighbours("pods0").await, [orphan.ips()[0]]);
         node.delete("pods0").await;
         // The name alone does not make a link a pod's.
         let other = format!("{}-another", &orphan.id[..13]);
-        podbox_netns::delete_port(&other).await.unwrap();
+        podbox_netns::delete_port("pods0", &other, None).await.unwrap();
         assert!(has(orphan).await);
         for _ in 0..2 {
-            podbox_netns::delete_port(&orphan.id).await.unwrap();
+            podbox_netns::delete_port("pods0", &orphan.id, Some(&orphan.attachment.addresses)).await.unwrap();
             assert!(!has(orphan).await);
         }
     });

@@ -158,8 +158,10 @@ impl Network {
     pub async fn detach(&self, id: &str) -> Result<(), NetworkError> {
         let failed = |source| NetworkError::Detach { id: id.to_owned(), source };
         loop {
-            let Ok(bridge) = self.opened().await else { return delete_port(id).await.map_err(failed) };
             let addresses = self.addresses(id);
+            let Ok(bridge) = self.opened().await else {
+                return delete_port(&self.name, id, addresses.as_ref()).await.map_err(failed);
+            };
             bridge.detach(id, addresses.as_ref()).await.map_err(failed)?;
             // One that is made again meanwhile may have taken the pod over, for it was still there.
             if self.is_current(&bridge) {
