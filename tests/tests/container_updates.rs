@@ -144,3 +144,43 @@ async fn bad_limits_are_refused_by_their_fields_and_leave_no_cgroup() -> Result<
     }
     Census::settle(&daemon, &before, wait::DEADLINE).await
 }
+
+/// What was begun is carried out, or has not begun: the kernel, the record and the caller's next look agree.
+#[tokio::test]
+async fn a_daemon_that_is_killed_in_an_update_leaves_the_next_one_all_of_it_or_nothing() -> Result<()> {
+    let (mut daemon, pod) = prepared("killed").await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let rounds = 16 / i64::from(wait::slowness()).clamp(1, 4);
+    for round in 1..=rounds {
+        let updates = tokio::spawn({
+            let (client, id) = (daemon.client(), container.id.clone());
+            async move {
+                for number in 0.. {
+                    // All of one kind: a mixture of two shows.
+                    let kind = 20 + (round * 7 + number) % 200;
+                    let mut linux = Limits { memory_limit_in_bytes: kind * MIB, cpu_quota: kind * 1000, ..Limits::default() };
+                    linux.unified.insert("pids.max".to_owned(), kind.to_string());
+                    let request =
+                        v1::UpdateContainerResourcesRequest { container_id: id.clone(), linux: Some(linux), ..Default::default() };
+                    if client.runtime().update_container_resources(request).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        tokio::time::sleep(std::time::Duration::from_micros(15_000 + 1_700 * round.unsigned_abs())).await;
+        daemon.kill_9()?;
+        updates.await?;
+        daemon.start_again().await?;
+        let memory: i64 = content(&container, &["memory.max", "memory.limit_in_bytes"]).await?.parse()?;
+        let quota = content(&container, &["cpu.max", "cpu.cfs_quota_us"]).await?;
+        let quota = quota.split(' ').next().unwrap_or_default().to_owned();
+        let pids = content(&container, &["pids.max"]).await?;
+        let kernel = (memory / MIB, quota, pids);
+        let limits = reported(&container).await?;
+        let kind = limits.memory_limit_in_bytes / MIB;
+        assert_eq!(kernel, (kind, (kind * 1000).to_string(), kind.to_string()), "round {round}: {limits:?}");
+        assert_eq!((limits.cpu_quota, limits.unified["pids.max"].clone()), (kind * 1000, kind.to_string()), "round {round}");
+    }
+    Ok(())
+}

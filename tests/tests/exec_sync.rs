@@ -1,6 +1,6 @@
 //! ExecSync: what comes back, how much of it, and what ends it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use podbox_tests::host::{all_processes, namespace, runs};
 use podbox_tests::{Census, Container, ContainerSpec, Daemon, Pod, PodSpec, assert_refused, wait};
 use std::time::{Duration, Instant};
@@ -144,5 +144,31 @@ async fn floods_do_not_add_up_and_leave_others_their_room() -> Result<()> {
         // Ended with its container, or refused.
         let _ = flood?;
     }
+    Ok(())
+}
+
+/// Commands that write much at once take memory while they do, and no longer.
+#[tokio::test]
+async fn memory_that_answers_took_is_given_back() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let pid = daemon.pid()?;
+    let resident_mib = || -> Result<u64> {
+        let kilobytes = podbox_tests::host::status_field(pid, "VmRSS")?;
+        Ok(kilobytes.trim_end_matches(" kB").trim().parse::<u64>().context("VmRSS")? / 1024)
+    };
+    container.exec(&["true"]).await?;
+    let before = resident_mib()?;
+    for _ in 0..6 {
+        let mut commands = tokio::task::JoinSet::new();
+        for _ in 0..12 {
+            let container = container.clone();
+            commands.spawn(async move { container.exec(&["head", "-c", "14000000", "/dev/zero"]).await.map(drop) });
+        }
+        // More than is kept at a time: some may be refused.
+        assert!(commands.join_all().await.iter().any(Result::is_ok));
+    }
+    wait::until("the memory is given back", || async { resident_mib().ok().filter(|now| *now < before + 48) }).await?;
     Ok(())
 }

@@ -58,7 +58,11 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = Config::load(arguments.config.as_deref())?;
     match arguments.command {
-        Command::Serve => serve::serve(config),
+        Command::Serve => {
+            // Before anything is freed: a burst of large answers must not be the daemon's size from then on.
+            podbox_sys::return_freed_memory();
+            serve::serve(config)
+        }
         Command::Image { command } => image_command::run(&config, command),
     }
 }

@@ -20,6 +20,7 @@ pub use record::{
 };
 
 use crate::plan::Layout;
+use crate::request::Resources;
 use feed::{Feed, changes_of_container, changes_of_sandbox};
 use file::{json_bytes, make_private};
 use ipnetwork::IpNetwork;
@@ -213,17 +214,41 @@ impl Store {
         write_record(&self.layout.network(), &subnets)
     }
 
+    /// Writes down the limits that a container is about to get.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn begin_update(&self, record: &ContainerRecord, asked: &Resources) -> Result<(), RecordError> {
+        write_record(&self.layout.container_update(&record.sandbox_id, &record.id), asked)
+    }
+
+    /// The limits that a container was about to get when the daemon died.
+    #[must_use]
+    pub fn begun_update(&self, record: &ContainerRecord) -> Option<Resources> {
+        read_record(&self.layout.container_update(&record.sandbox_id, &record.id)).ok()
+    }
+
+    /// What was begun is in the record, or taken back.
+    pub fn end_update(&self, record: &ContainerRecord) {
+        let path = self.layout.container_update(&record.sandbox_id, &record.id);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::error!(path = %path.display(), %error, "an update that is over stays written down");
+        }
+    }
+
     /// Cgroup directories that pods before made and could not remove, since others were using them.
     #[must_use]
     pub fn shared_cgroups(&self) -> Made {
         self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes down those of some cgroup directories that are still there, beside those that are on record: whoever stops a pod next
-    /// removes them.
+    /// Keeps those of some cgroup directories that are still there, beside those that are kept, and writes them down: whoever stops a pod
+    /// next removes them.
     ///
     /// # Errors
-    /// The list cannot be written; the one before stands.
+    /// The list cannot be written: a daemon after this one does not know of them.
     pub fn keep_shared_cgroups(&self, made: Made) -> Result<(), RecordError> {
         let mut shared = self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = shared.clone();
@@ -232,16 +257,15 @@ impl Store {
         if remaining == *shared {
             return Ok(());
         }
+        *shared = remaining.clone();
         let path = self.layout.shared_cgroups();
         if !remaining.directories().is_empty() {
-            write_record(&path, &remaining)?;
-        } else if let Err(source) = std::fs::remove_file(&path)
-            && source.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(RecordError::Write { path, source });
+            return write_record(&path, &remaining);
         }
-        *shared = remaining;
-        Ok(())
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(RecordError::Write { path, source }),
+            _ => Ok(()),
+        }
     }
 
     fn remove_folder(&self, folder: &Path) -> Result<(), RecordError> {

@@ -7,6 +7,7 @@ mod bpf;
 mod clone;
 mod descriptors;
 mod error;
+mod memory;
 mod mount;
 mod signal;
 
@@ -14,5 +15,6 @@ pub use bpf::{BpfInstruction, attach_device_filter, load_device_filter};
 pub use clone::{CloneArguments, CloneFlags, Cloned, clone3};
 pub use descriptors::{close_from, close_on_exec_from};
 pub use error::SysError;
+pub use memory::return_freed_memory;
 pub use mount::{MountChange, Propagation, mount_setattr};
 pub use signal::{ignore_signal, reset_signals, send_signal, send_signal_to_group};

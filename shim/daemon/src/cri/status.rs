@@ -5,7 +5,7 @@ use crate::effects::{CgroupsError, DeviceError, ExecError, MonitorError, Network
 use crate::plan::{CapabilityError, PlanError};
 use crate::pod::PodError;
 use crate::request::{RequestError, Subject};
-use crate::store::LookupError;
+use crate::store::{LookupError, RecordError};
 use podbox_image::Error as ImageError;
 use podbox_netns::BridgeError;
 use rustix::io::Errno;
@@ -76,7 +76,8 @@ fn pod_code(error: &PodError) -> Code {
         PodError::Stopping | PodError::OutOfReach { .. } => Code::Unavailable,
         PodError::Snapshot { source, .. } => image_code(source),
         PodError::Files { source, .. } => io_code(source),
-        PodError::Record(_) | PodError::CutOff => Code::Internal,
+        PodError::Record(RecordError::Read { source, .. } | RecordError::Write { source, .. }) => io_code(source),
+        PodError::Record(RecordError::Content { .. } | RecordError::OtherVersion { .. }) | PodError::CutOff => Code::Internal,
     }
 }
 

@@ -97,6 +97,12 @@ impl Layout {
         self.container(sandbox, id).join("container.json")
     }
 
+    /// Limits that a container is about to get.
+    #[must_use]
+    pub fn container_update(&self, sandbox: &SandboxId, id: &ContainerId) -> PathBuf {
+        self.container(sandbox, id).join("update.json")
+    }
+
     /// How a container's init ended.
     #[must_use]
     pub fn container_exit(&self, sandbox: &SandboxId, id: &ContainerId) -> PathBuf {

@@ -113,12 +113,14 @@ pub(super) struct Pod {
     pub record: SandboxRecord,
     pub link: Option<MonitorLink>,
     pub events: Option<mpsc::Receiver<MonitorEvent>>,
+    /// There is a monitor, and no way to it yet.
+    pub is_out_of_reach: bool,
     pub containers: Vec<ContainerRecord>,
 }
 
 impl From<MadeSandbox> for Pod {
     fn from(made: MadeSandbox) -> Self {
-        Self { record: made.record, link: Some(made.link), events: Some(made.events), containers: Vec::new() }
+        Self { record: made.record, link: Some(made.link), events: Some(made.events), is_out_of_reach: false, containers: Vec::new() }
     }
 }
 
@@ -203,6 +205,9 @@ impl Driver {
             removal: Vec::new(),
             removed: false,
         };
+        if pod.is_out_of_reach {
+            driver.begin_search(false);
+        }
         while !driver.removed {
             match driver.next(&mut inbox).await {
                 Next::Event(Some(MonitorEvent::Exited { process, record })) => driver.on_exit(process, record),

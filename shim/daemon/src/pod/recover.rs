@@ -5,9 +5,12 @@
 //! | sandbox `Creating` | anything | undone: nobody knows its id |
 //! | another boot's | gone with the machine | `NotReady`, containers `Exited` (255, `Unknown`) |
 //! | the monitor answers | runs | as it was; ends of meanwhile from the exit records |
+//! | the monitor is there and cannot be asked | runs, for all that is known | as it was; the driver goes on asking |
 //! | the monitor is gone | killed | `NotReady`, containers `Exited` by their exit records, or killed |
 //! | container `Creating` | anything | undone |
 //! | container `Starting` | the monitor runs it | `Running`; ended: `Exited`; never heard of: `Created` again |
+//!
+//! Limits that were being changed are changed.
 //!
 //! A record that cannot be understood is set aside, and what ran by it is ended: nobody could stop it any more.
 //!
@@ -19,8 +22,8 @@ use super::driver::Pod;
 use super::ending::{Watcher, end_of_lost, runs};
 use super::make::undo;
 use super::monitor::{Found, Monitor, end_orphaned_commands, end_silent_monitor, find_monitor};
-use super::retry::Pauses;
 use super::teardown::{blocking, end_monitor};
+use super::update::{update_container, with_resources};
 use crate::chain::Chain;
 use crate::effects::{
     MonitorError, MonitorLink, Node, Remains, SandboxCgroups, collect_netns_names, end_damaged_scope, find_remains, kill_cgroups, now_ns,
@@ -33,9 +36,10 @@ use podbox_cgroup::Driver;
 use podbox_plan::ContainerId;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Pauses that double: half a minute in all.
-const HINDERED_TRIES: u32 = 6;
+/// A monitor answers in microseconds.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads the records and brings each pod into a state that is true.
 pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<Pod>, PodError> {
@@ -46,7 +50,7 @@ pub(super) async fn recover(node: &Arc<Node>, store: &Arc<Store>) -> Result<Vec<
     join_all(damaged.iter().map(|pod| end_damaged(node, pod))).await;
     let pods = join_all(loaded.into_iter().map(|pod| recover_pod(node, store, pod))).await;
     // Before anything is given or given back. Of two pods on record with the same address, the one that lives has it.
-    let (live, ended): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|pod| pod.link.is_some());
+    let (live, ended): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|pod| pod.link.is_some() || pod.is_out_of_reach);
     let records = live.into_iter().chain(ended).map(|pod| &pod.record).chain(begun.iter().map(|pod| &pod.sandbox));
     records.for_each(|record| restore_addresses(node, record));
     join_all(begun.iter().map(|pod| undo(node, store, &pod.sandbox))).await;
@@ -132,38 +136,38 @@ fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {
 
 async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Pod {
     let LoadedPod { mut sandbox, containers } = pod;
-    let monitor = take_over_monitor(node, &sandbox).await;
-    let watcher = match &monitor {
-        Some(_) => Watcher::Alive,
-        None if sandbox.boot_id == node.facts.boot_id => Watcher::Gone,
-        None => Watcher::OtherBoot,
-    };
-    if watcher == Watcher::Gone {
+    let taken = take_over_monitor(node, &sandbox).await;
+    let is_out_of_reach = matches!(taken, TakenOver::OutOfReach);
+    if let TakenOver::Gone = taken {
         kill_remains(node, &sandbox, &containers).await;
     }
-    if sandbox.phase == SandboxPhase::Ready && !monitor.as_ref().is_some_and(Monitor::watches_pause) {
+    if sandbox.phase == SandboxPhase::Ready && !is_out_of_reach && !taken.monitor().is_some_and(Monitor::watches_pause) {
         sandbox.phase = SandboxPhase::NotReady;
     }
     if let Err(error) = store.save_sandbox(&sandbox) {
         tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "the sandbox's record is behind");
         store.show_sandbox(&sandbox);
     }
-    end_unknown(node, &sandbox, &containers, monitor.iter().flat_map(Monitor::containers)).await;
+    end_unknown(node, &sandbox, &containers, taken.monitor().into_iter().flat_map(Monitor::containers)).await;
     let mut recovered = Vec::new();
     for mut record in containers {
         if record.phase == ContainerPhase::Creating {
             undo_until_done(node, store, record).await;
             continue;
         }
-        record.phase = true_phase(node, &record, monitor.as_ref(), watcher);
+        record.phase = true_phase(node, &record, &taken);
+        finish_update(node, store, &mut record).await;
         if let Err(error) = store.save_container(&record) {
             tracing::error!(container = %record.id, error = %Chain(&error), "the container's record is behind");
             store.show_container(&record);
         }
         recovered.push(record);
     }
-    let (link, events) = monitor.map(|monitor| (monitor.link, monitor.events)).unzip();
-    Pod { record: sandbox, link, events, containers: recovered }
+    let (link, events) = match taken {
+        TakenOver::Monitor(monitor) => (Some(monitor.link), Some(monitor.events)),
+        TakenOver::OutOfReach | TakenOver::Gone | TakenOver::OtherBoot => (None, None),
+    };
+    Pod { record: sandbox, link, events, is_out_of_reach, containers: recovered }
 }
 
 /// Ends containers that run and are not on record: theirs was damaged, and nobody could stop them.
@@ -178,31 +182,40 @@ async fn end_unknown(node: &Arc<Node>, sandbox: &SandboxRecord, known: &[Contain
     }
 }
 
-/// The monitor of a pod, if it can be asked. One of a pod that is ready and that cannot be asked is ended with its pod.
-async fn take_over_monitor(node: &Node, sandbox: &SandboxRecord) -> Option<Monitor> {
+/// What a daemon that starts finds of a pod's monitor.
+enum TakenOver {
+    Monitor(Monitor),
+    /// The pod's driver goes on looking: for all that is known, what runs is well.
+    OutOfReach,
+    Gone,
+    OtherBoot,
+}
+
+impl TakenOver {
+    fn monitor(&self) -> Option<&Monitor> {
+        match self {
+            Self::Monitor(monitor) => Some(monitor),
+            Self::OutOfReach | Self::Gone | Self::OtherBoot => None,
+        }
+    }
+}
+
+async fn take_over_monitor(node: &Node, sandbox: &SandboxRecord) -> TakenOver {
     if sandbox.boot_id != node.facts.boot_id {
-        return None;
+        return TakenOver::OtherBoot;
     }
-    let mut found = find_monitor(&node.layout.pod(&sandbox.id)).await;
-    let mut pauses = Pauses::new();
-    for _ in 0..HINDERED_TRIES {
-        let Found::Hindered(error) = &found else { break };
-        // The monitor is well for all that is known: what the daemon lacks now it may have in a moment.
-        tracing::warn!(sandbox = %sandbox.id, error = %Chain(error), "the monitor cannot be asked yet");
-        tokio::time::sleep(pauses.next()).await;
-        found = find_monitor(&node.layout.pod(&sandbox.id)).await;
-    }
-    match found {
+    let folder = node.layout.pod(&sandbox.id);
+    // One that hangs holds up nobody's start.
+    let found = tokio::time::timeout(TAKE_OVER_TIMEOUT, find_monitor(&folder)).await;
+    match found.unwrap_or(Found::Silent(MonitorError::Silent { seconds: TAKE_OVER_TIMEOUT.as_secs() })) {
         Found::Answers(monitor) => {
             end_orphaned_commands(&monitor.link, &monitor.processes).await;
-            Some(monitor)
+            TakenOver::Monitor(monitor)
         }
-        Found::Gone => None,
+        Found::Gone => TakenOver::Gone,
         Found::Silent(error) | Found::Hindered(error) => {
-            if sandbox.phase == SandboxPhase::Ready {
-                end_silent_monitor(&sandbox.id, sandbox.pause.as_ref().map(|pause| pause.monitor_pid), &error).await;
-            }
-            None
+            tracing::warn!(sandbox = %sandbox.id, error = %Chain(&error), "the pod's monitor cannot be reached: trying again");
+            TakenOver::OutOfReach
         }
     }
 }
@@ -218,14 +231,38 @@ async fn kill_remains(node: &Arc<Node>, sandbox: &SandboxRecord, containers: &[C
 }
 
 /// The state that a container is in, by what runs and what stands on disk.
-fn true_phase(node: &Node, record: &ContainerRecord, monitor: Option<&Monitor>, watcher: Watcher) -> ContainerPhase {
-    if !runs(record) {
-        return record.phase.clone();
-    }
-    if let Some(init) = monitor.and_then(|monitor| monitor.init_of(&record.id)) {
-        return ContainerPhase::Running { pid: init.pid, started_at_ns: init.started_at_ns };
-    }
+fn true_phase(node: &Node, record: &ContainerRecord, taken: &TakenOver) -> ContainerPhase {
+    let watcher = match taken {
+        _ if !runs(record) => return record.phase.clone(),
+        TakenOver::OutOfReach => return record.phase.clone(),
+        TakenOver::Monitor(monitor) => match monitor.init_of(&record.id) {
+            Some(init) => return ContainerPhase::Running { pid: init.pid, started_at_ns: init.started_at_ns },
+            None => Watcher::Alive,
+        },
+        TakenOver::Gone => Watcher::Gone,
+        TakenOver::OtherBoot => Watcher::OtherBoot,
+    };
     end_of_lost(&node.layout, record, watcher, false, now_ns()).unwrap_or(ContainerPhase::Created)
+}
+
+/// An update that was cut off is carried out: nobody was told how it ended, and parts of it may hold already.
+async fn finish_update(node: &Arc<Node>, store: &Arc<Store>, record: &mut ContainerRecord) {
+    let Some(asked) = store.begun_update(record) else { return };
+    let outcome = match record.phase {
+        ContainerPhase::Created | ContainerPhase::Starting | ContainerPhase::Running { .. } => {
+            let updated = update_container(node.clone(), record.clone(), asked).await;
+            updated.and_then(|updated| Ok(with_resources(record, updated.resources)?)).map(|updated| *record = updated)
+        }
+        ContainerPhase::Creating | ContainerPhase::Exited { .. } => Ok(()),
+    };
+    match outcome {
+        Ok(()) => tracing::info!(container = %record.id, "an update of its limits that was cut off is carried out"),
+        Err(error) => tracing::error!(container = %record.id, error = %Chain(&error), "an update that was cut off cannot be carried out"),
+    }
+    // Written before it is forgotten: to be carried out twice does no harm.
+    if store.save_container(record).is_ok() {
+        store.end_update(record);
+    }
 }
 
 /// Collects what belongs to no pod. What cannot be collected is no reason not to serve.

@@ -3,6 +3,7 @@
 use super::PodError;
 use super::monitor::{Found, end_silent_monitor, find_monitor};
 use super::retry::until_done;
+use crate::chain::Chain;
 use crate::effects::{MonitorError, MonitorLink, Node, SandboxCgroups, end_scope, kill_cgroups, remove_cgroup, remove_made, unlink_netns};
 use crate::store::{SandboxRecord, Store};
 use podbox_plan::SandboxId;
@@ -65,7 +66,11 @@ pub(super) async fn end_processes(node: &Arc<Node>, store: &Arc<Store>, record: 
         let mut all = store.shared_cgroups();
         all.merge(made);
         remove_made(&all)?;
-        Ok(store.keep_shared_cgroups(all)?)
+        if let Err(error) = store.keep_shared_cgroups(all) {
+            // The stop of a pod makes room, or may be all that does.
+            tracing::error!(error = %Chain(&error), "the list of cgroups that others use yet is behind");
+        }
+        Ok(())
     })
     .await?;
     // A scope of another boot is gone with it, and systemd may be, too.

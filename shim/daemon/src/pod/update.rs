@@ -1,7 +1,7 @@
 //! Changing the limits of what is there already.
 //!
-//! The cgroup goes first and the record second: a daemon that dies in between has told nobody, and the caller's next attempt sets
-//! the same values again. What cannot be written down is taken back.
+//! What is asked for is written down, then the cgroup is changed, then the record: what a daemon that dies in between has begun the
+//! next one carries out. What cannot be written down is taken back.
 
 use super::PodError;
 use super::teardown::blocking;

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 /// What the kernel takes for a period, and for a quota at least (`sched-bwc` in the kernel's documentation).
 const PERIOD_US: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 const QUOTA_US_MIN: i64 = 1_000;
+/// What the kernel takes (`MAX_SHARES`); more it would cut down, and the record would say otherwise.
+const CPU_SHARES_MAX: u64 = 262_144;
 /// With less, the kernel kills a process before it runs its first instruction.
 const MEMORY_BYTES_MIN: u64 = 512 * 1024;
 /// Files of all v2 controllers together are fewer.
@@ -101,7 +103,10 @@ impl Resources {
         Ok(Self {
             cpu_period_us: natural("cpu_period", message.cpu_period)?,
             cpu_quota_us: or_unlimited("cpu_quota", message.cpu_quota)?,
-            cpu_shares: natural("cpu_shares", message.cpu_shares)?,
+            cpu_shares: match natural("cpu_shares", message.cpu_shares)? {
+                shares @ ..=CPU_SHARES_MAX => shares,
+                shares => return Err(RequestError::invalid(field("cpu_shares"), format!("{shares} are more than {CPU_SHARES_MAX}"))),
+            },
             memory_limit_bytes: natural("memory_limit_in_bytes", message.memory_limit_in_bytes)?,
             memory_swap_limit_bytes: or_unlimited("memory_swap_limit_in_bytes", message.memory_swap_limit_in_bytes)?,
             oom_score_adj: oom_score_adj
@@ -244,7 +249,8 @@ mod tests {
     #[test]
     fn what_no_kernel_takes_is_refused_by_the_fields_name() {
         type Change = fn(&mut v1::LinuxContainerResources);
-        let cases: [(&str, Change); 12] = [
+        let cases: [(&str, Change); 13] = [
+            ("linux.cpu_shares", |r| r.cpu_shares = 262_145),
             ("linux.cpu_period", |r| r.cpu_period = 999),
             ("linux.cpu_period", |r| r.cpu_period = 1_000_001),
             ("linux.cpu_quota", |r| r.cpu_quota = 999),

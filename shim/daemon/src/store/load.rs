@@ -2,6 +2,8 @@
 
 use super::file::{make_private, read_versioned};
 use super::{ContainerRecord, RecordError, SandboxRecord, Store};
+use crate::plan::MONITOR_SOCKET;
+use podbox_cgroup::CgroupPath;
 use podbox_plan::{ContainerId, SandboxId};
 use std::path::{Path, PathBuf};
 
@@ -54,12 +56,13 @@ impl Store {
                 continue;
             };
             let reason = match read_versioned::<SandboxRecord>(&self.layout.sandbox_record(&id)) {
-                Err(error) if error.is_absent() => {
+                // Its making was cut off before anything was done, or else somebody took the record away.
+                Err(error) if error.is_absent() && !folder.join(MONITOR_SOCKET).exists() => {
                     self.discard(&folder);
                     continue;
                 }
                 Err(error @ RecordError::OtherVersion { .. }) => return Err(error),
-                Ok(sandbox) if sandbox.id == id => match self.load_containers(&id) {
+                Ok(sandbox) if sandbox.id == id && is_pods_cgroup(&sandbox.cgroup) => match self.load_containers(&sandbox) {
                     Ok(containers) => {
                         loaded.pods.push(LoadedPod { sandbox, containers });
                         continue;
@@ -67,7 +70,7 @@ impl Store {
                     Err(error @ RecordError::OtherVersion { .. }) => return Err(error),
                     Err(error) => error.to_string(),
                 },
-                Ok(_) => "the record is another sandbox's".to_owned(),
+                Ok(_) => "the record is another sandbox's, or its cgroup is none".to_owned(),
                 Err(error) => error.to_string(),
             };
             if let Some(folder) = self.quarantine(&folder, &reason) {
@@ -77,17 +80,19 @@ impl Store {
         Ok(loaded)
     }
 
-    fn load_containers(&self, sandbox: &SandboxId) -> Result<Vec<ContainerRecord>, RecordError> {
+    fn load_containers(&self, sandbox: &SandboxRecord) -> Result<Vec<ContainerRecord>, RecordError> {
         let mut containers = Vec::new();
-        for (folder, id) in folders(&self.layout.containers(sandbox))? {
+        for (folder, id) in folders(&self.layout.containers(&sandbox.id))? {
             let record = ContainerId::try_from(id)
                 .ok()
-                .map(|id| read_versioned::<ContainerRecord>(&self.layout.container_record(sandbox, &id)).map(|record| (id, record)));
+                .map(|id| read_versioned::<ContainerRecord>(&self.layout.container_record(&sandbox.id, &id)).map(|record| (id, record)));
             match record {
                 Some(Err(error @ RecordError::OtherVersion { .. })) => return Err(error),
-                Some(Ok((id, record))) if record.id == id && record.sandbox_id == *sandbox => containers.push(record),
+                Some(Ok((id, record))) if record.id == id && record.sandbox_id == sandbox.id && is_below(&record, sandbox) => {
+                    containers.push(record);
+                }
                 Some(Err(error)) if error.is_absent() => self.discard(&folder),
-                Some(Ok(_)) => drop(self.quarantine(&folder, "the record is another container's")),
+                Some(Ok(_)) => drop(self.quarantine(&folder, "the record is another container's, or its cgroup is not its pod's")),
                 Some(Err(error)) => drop(self.quarantine(&folder, &error.to_string())),
                 None => drop(self.quarantine(&folder, "its name is no container id")),
             }
@@ -139,4 +144,13 @@ fn folders(path: &Path) -> Result<Vec<(PathBuf, String)>, RecordError> {
         folders.push((entry.path(), entry.file_name().to_string_lossy().into_owned()));
     }
     Ok(folders)
+}
+
+/// What is killed and removed by a record must be a pod's.
+fn is_pods_cgroup(path: &str) -> bool {
+    path != "/" && CgroupPath::new(path).is_ok()
+}
+
+fn is_below(record: &ContainerRecord, sandbox: &SandboxRecord) -> bool {
+    record.cgroup == format!("{}/{}", sandbox.cgroup, record.id)
 }

@@ -38,6 +38,10 @@ impl Driver {
                 let _ = reply.send(Err(error));
                 continue;
             }
+            if let Err(error) = self.store.begin_update(&container.record, &asked) {
+                let _ = reply.send(Err(error.into()));
+                continue;
+            }
             container.updates.under_way = true;
             let (node, record, id) = (self.node.clone(), container.record.clone(), id.clone());
             self.work.spawn(async move { Done::Updated { outcome: update_container(node, record, asked).await.map(Box::new), id, reply } });
@@ -84,6 +88,9 @@ impl Driver {
 
     /// Answers, and lets the container's next update begin.
     fn update_over(&mut self, id: &ContainerId, outcome: Result<(), PodError>, reply: Reply<()>) {
+        if let Some(container) = self.containers.get(id) {
+            self.store.end_update(&container.record);
+        }
         // A caller that gave up need not be told.
         let _ = reply.send(outcome);
         if let Some(container) = self.containers.get_mut(id) {
