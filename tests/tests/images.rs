@@ -80,6 +80,11 @@ async fn images_are_found_by_name_id_and_digest_and_absent_ones_are_no_error() -
         assert!(status_of(&client, absent).await?.image.is_none(), "{absent}");
     }
     assert_refused(status_of(&client, "").await, Code::InvalidArgument, &["image"]);
+    // An answer that repeated it would not reach clients whose headers are bounded.
+    for endless in ["\n", "a", "a/", "@"].map(|part| part.repeat(100_000)) {
+        let told = status_of(&client, &endless).await.map_or_else(|refused| refused.message().to_owned(), |found| format!("{found:?}"));
+        assert!(told.len() < 4096, "{} bytes", told.len());
+    }
     let all = list(&client).await?;
     assert_eq!(all.len(), 2);
     let filter = v1::ImageFilter { image: Some(v1::ImageSpec { image: image.name.clone(), ..Default::default() }) };

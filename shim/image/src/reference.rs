@@ -9,6 +9,8 @@ use std::fmt;
 use crate::digest::{Digest, is_hex};
 
 const NAME_LEN_MAX: usize = 255;
+/// Of a whole reference: a name, a tag and a digest.
+const TEXT_LEN_MAX: usize = NAME_LEN_MAX + 1 + TAG_LEN_MAX + 1 + 160;
 const TAG_LEN_MAX: usize = 128;
 const DEFAULT_TAG: &str = "latest";
 const DOCKER_HUB: &str = "docker.io";
@@ -82,6 +84,10 @@ impl Reference {
     pub fn parse(text: &str, default_registry: &str) -> Result<Self, ReferenceError> {
         if text.is_empty() {
             return Err(ReferenceError::Empty);
+        }
+        // Before anything is said of it: errors hold what they were given.
+        if text.len() > TEXT_LEN_MAX {
+            return Err(ReferenceError::TooLong { len: text.len() });
         }
         let (rest, digest) = split_digest(text)?;
         let (rest, tag) = split_tag(text, rest)?;
