@@ -2,84 +2,57 @@
 
 use super::guest::Guest;
 use crate::build::{self, Profile};
+use Extent::{All, Brief, Kernel};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-/// Test programs for which the kernel, its version of cgroups or its security modules make a difference: what runs in guests
-/// without systemd. All others run there with `--all`.
-const KERNEL_MATTERS: &[&str] = &[
-    "cgroup-devices",
-    "cgroup-kernel",
-    "cgroup-limits",
-    "container_control",
-    "container_devices",
-    "container_huge_pages",
-    "container_limits",
-    "container_logs",
-    "container_mounts",
-    "container_process",
-    "container_raw_limits",
-    "container_security",
-    "container_updates",
-    "crash",
-    "daemons_side_by_side",
-    "exec_sync",
-    "hostile",
-    "killed_processes",
-    "lost_connection",
-    "network",
-    "pod_cgroups",
-    "pod_namespaces",
-    "restart",
-    "stats",
-    "stop",
+/// Test programs for which the kernel, its version of cgroups, its security modules, or systemd as the first process make a difference:
+/// the smallest extent with which each runs in the guests without systemd, and in the one with systemd, which has the kernel of that with
+/// v2 and owns the cgroups above the pods'. All others run with `All`.
+const MATTERS: &[(&str, Extent, Extent)] = &[
+    ("cgroup-devices", Brief, All),
+    ("cgroup-kernel", Brief, All),
+    ("cgroup-limits", Brief, All),
+    ("cgroup-stats", Brief, All),
+    ("container_control", Brief, Kernel),
+    ("container_devices", Brief, Kernel),
+    ("container_huge_pages", Brief, Kernel),
+    ("container_limits", Brief, Brief),
+    ("container_logs", Kernel, All),
+    ("container_mounts", Kernel, All),
+    ("container_process", Kernel, All),
+    ("container_raw_limits", Brief, Kernel),
+    ("container_security", Kernel, All),
+    ("container_updates", Brief, Brief),
+    ("crash", Kernel, All),
+    ("daemons_side_by_side", Kernel, All),
+    ("events", Kernel, All),
+    ("exec_sync", Brief, All),
+    ("hostile", Kernel, All),
+    ("killed_processes", Kernel, Kernel),
+    ("lost_connection", Kernel, All),
+    ("network", Kernel, All),
+    ("pod_cgroups", Brief, Kernel),
+    ("pod_namespaces", Kernel, All),
+    ("restart", Kernel, Kernel),
+    ("stats", Brief, Kernel),
+    ("stop", Kernel, All),
+    ("systemd_driver", All, Brief),
+    ("unit_file", All, Brief),
 ];
-
-/// Those that every `cargo xtask test` runs: what cgroups do, which are another interface in each guest.
-const CGROUPS_MATTER: &[&str] = &[
-    "cgroup-devices",
-    "cgroup-kernel",
-    "cgroup-limits",
-    "container_control",
-    "container_devices",
-    "container_huge_pages",
-    "container_limits",
-    "container_raw_limits",
-    "container_updates",
-    "pod_cgroups",
-    "stats",
-];
-
-/// Test programs for which it makes a difference that systemd is the first process, and owns the cgroups above the pods'.
-const SYSTEMD_MATTERS: &[&str] = &[
-    "container_control",
-    "container_devices",
-    "container_huge_pages",
-    "container_limits",
-    "container_raw_limits",
-    "container_updates",
-    "killed_processes",
-    "pod_cgroups",
-    "restart",
-    "stats",
-    "systemd_driver",
-    "unit_file",
-];
-
-/// Those of them that every `cargo xtask test` runs. The rest is the same kernel's as in the guest with v2.
-const DRIVER_MATTERS: &[&str] = &["container_limits", "container_updates", "systemd_driver", "unit_file"];
 
 /// Packages with test programs that need nothing but the kernel, and what their programs' names begin with in a guest.
 const PACKAGES: [(&str, &str); 2] = [("podbox-tests", ""), ("podbox-cgroup", "cgroup-")];
 
-/// How much of the suite runs in a guest where nothing is named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How much of the suite runs in a guest where nothing is named; each has all of the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Extent {
-    /// What cgroups and their drivers do.
+    /// What every `cargo xtask test` runs: what cgroups do, which are another interface in each guest, and what the systemd driver makes
+    /// different.
     Brief,
-    /// All for which the kernel makes a difference.
+    /// All for which the kernel or systemd makes a difference.
     #[default]
     Kernel,
     /// Everything.
@@ -142,6 +115,9 @@ pub(super) fn build() -> Result<Programs> {
         tests.extend(of_package(package)?.into_iter().map(|(name, path)| (format!("{prefix}{name}"), path)));
     }
     tests.sort();
+    for (name, ..) in MATTERS {
+        ensure!(tests.iter().any(|(built, _)| built == name), "{name} is to run in guests, and there is no such test program");
+    }
     Ok(Programs { podbox, tests })
 }
 
@@ -172,14 +148,16 @@ fn select(programs: &[&str], guest: Guest, extent: Extent, filters: &[String]) -
     if !named.is_empty() {
         return Selection { programs: named, filters };
     }
-    let matter = match (guest, extent) {
-        (Guest::Plain(_), Extent::Brief) => CGROUPS_MATTER,
-        (Guest::Plain(_), _) => KERNEL_MATTERS,
-        (Guest::Systemd(_), Extent::Brief) => DRIVER_MATTERS,
-        (Guest::Systemd(_), _) => SYSTEMD_MATTERS,
-    };
-    let runs = |name: &&&str| extent == Extent::All || !filters.is_empty() || matter.contains(name);
+    let runs = |name: &&&str| !filters.is_empty() || extent >= smallest_extent(name, guest);
     Selection { programs: programs.iter().filter(runs).map(|name| (*name).to_owned()).collect(), filters }
+}
+
+fn smallest_extent(program: &str, guest: Guest) -> Extent {
+    let Some((_, plain, systemd)) = MATTERS.iter().find(|(name, ..)| *name == program) else { return All };
+    match guest {
+        Guest::Plain(_) => *plain,
+        Guest::Systemd(_) => *systemd,
+    }
 }
 
 #[cfg(test)]
@@ -199,13 +177,13 @@ mod tests {
     #[test]
     fn a_filter_names_a_program_or_tests() {
         let (plain, systemd) = (Guest::Plain(Cgroup::V2), Guest::Systemd(Driver::Cgroupfs));
-        assert_eq!(selected(plain, Extent::Kernel, &[]), (texts(&["crash", "stats"]), texts(&[])));
-        assert_eq!(selected(plain, Extent::Brief, &[]), (texts(&["stats"]), texts(&[])));
-        assert_eq!(selected(systemd, Extent::Kernel, &[]), (texts(&["stats", "unit_file"]), texts(&[])));
-        assert_eq!(selected(systemd, Extent::Brief, &[]), (texts(&["unit_file"]), texts(&[])));
-        assert_eq!(selected(plain, Extent::All, &[]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&[])));
-        assert_eq!(selected(plain, Extent::Kernel, &["images"]), (texts(&["images"]), texts(&[])));
-        assert_eq!(selected(plain, Extent::Kernel, &["images", "pulled"]), (texts(&["images"]), texts(&["pulled"])));
-        assert_eq!(selected(plain, Extent::Kernel, &["pulled"]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&["pulled"])));
+        assert_eq!(selected(plain, Kernel, &[]), (texts(&["crash", "stats"]), texts(&[])));
+        assert_eq!(selected(plain, Brief, &[]), (texts(&["stats"]), texts(&[])));
+        assert_eq!(selected(systemd, Kernel, &[]), (texts(&["stats", "unit_file"]), texts(&[])));
+        assert_eq!(selected(systemd, Brief, &[]), (texts(&["unit_file"]), texts(&[])));
+        assert_eq!(selected(plain, All, &[]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&[])));
+        assert_eq!(selected(plain, Kernel, &["images"]), (texts(&["images"]), texts(&[])));
+        assert_eq!(selected(plain, Kernel, &["images", "pulled"]), (texts(&["images"]), texts(&["pulled"])));
+        assert_eq!(selected(plain, Kernel, &["pulled"]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&["pulled"])));
     }
 }
