@@ -13,6 +13,7 @@ mod interrupt;
 mod setup;
 mod terminal;
 mod test;
+mod totals;
 mod vm;
 
 use anyhow::Result;

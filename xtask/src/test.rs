@@ -1,15 +1,18 @@
 //! `cargo xtask test`: every test there is.
 //!
 //! The binary is built first, since the end-to-end tests run it; then cargo runs all tests of the workspace, and goes on after
-//! one that fails, so that one call tells of every failure; then those for which the kernel matters run in guests ([`vm`]), unless
-//! only some tests were asked for. cargo's own output is shown as it comes; the total, and what
-//! this machine lacks for tests to show what they are to show, go to standard error.
+//! one that fails, so that one call tells of every failure; then, unless only some tests were asked for, guests run ([`vm`]) what is another
+//! interface in each: with cgroup v2 and with v1 alone the tests of what cgroups do, with systemd those of what its cgroup driver makes
+//! different. cargo's own output is shown as it comes; the totals, and
+//! what this machine lacks for tests to show what they are to show, go to standard error.
 
 use crate::build::{self, Profile};
+use crate::totals::Totals;
 use crate::{setup, vm};
 use anyhow::{Context, Result, ensure};
+use podbox_tests::host::{SKIPPED, SKIPPED_FILE};
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
 /// Which tests to run.
@@ -27,11 +30,30 @@ pub(crate) struct TestArgs {
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     setup::ensure_ready()?;
     let started = Instant::now();
+    let (totals, status) = on_this_machine(&args.arguments)?;
+    eprintln!("on this machine: {totals}; {} s", started.elapsed().as_secs());
+    let guests = if args.arguments.is_empty() { in_guests() } else { Ok(None) };
+    if let Ok(Some(guests)) = &guests {
+        let all = totals.plus(guests.totals());
+        eprintln!("on this machine and in guests: {all}; {} s", started.elapsed().as_secs());
+    }
+    let guests = guests.and_then(|guests| guests.map_or(Ok(()), |guests| guests.ensure_success()));
+    match guests {
+        Err(error) if !status.success() => Err(error.context(format!("cargo test: {status}; and in guests"))),
+        guests => {
+            ensure!(status.success(), "cargo test: {status}");
+            guests
+        }
+    }
+}
+
+/// What became of the tests, and of cargo.
+fn on_this_machine(arguments: &[String]) -> Result<(Totals, ExitStatus)> {
     build::program("podbox", "podbox", Profile::Dev)?;
     let mut command = build::cargo();
-    command.args(["test", "--workspace", "--locked", "--no-fail-fast", "--"]).args(&args.arguments);
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast", "--"]).args(arguments);
     let skipped = tempfile::NamedTempFile::new().context("make a file for the names of tests that are skipped")?;
-    command.env(podbox_tests::host::SKIPPED_FILE, skipped.path());
+    command.env(SKIPPED_FILE, skipped.path());
     let mut cargo = command.stdout(Stdio::piped()).spawn().context("start cargo")?;
     let mut totals = Totals::default();
     for line in BufReader::new(cargo.stdout.take().context("cargo has an output")?).lines() {
@@ -40,70 +62,17 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         totals.add(&line);
     }
     let status = cargo.wait().context("wait for cargo")?;
-    let Totals { passed, failed, ignored } = totals;
-    let took = started.elapsed().as_secs();
     // Not among what cargo prints, which others may want to read.
     let skipped = std::fs::read_to_string(skipped.path()).context("read the names of tests that were skipped")?;
     skipped.lines().for_each(|line| eprintln!("{line}"));
-    let skipped = skipped.lines().count();
-    eprintln!("all test programs: {passed} passed, of which {skipped} skipped themselves; {failed} failed; {ignored} ignored; {took} s");
-    let guests = if args.arguments.is_empty() { in_guests() } else { Ok(()) };
-    ensure!(status.success(), "cargo test: {status}");
-    guests
+    Ok((totals.with_skipped(skipped.lines().filter_map(|line| line.strip_prefix(SKIPPED))), status))
 }
 
-fn in_guests() -> Result<()> {
+/// None where no guests can be made.
+fn in_guests() -> Result<Option<vm::Outcome>> {
     if !vm::CAN_BOOT {
         eprintln!("not run: tests in guests, which are made on x86_64 only");
-        return Ok(());
+        return Ok(None);
     }
-    vm::run(&vm::VmArgs::of_test())
-}
-
-/// Of all `test result:` lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    pub(crate) passed: u64,
-    pub(crate) failed: u64,
-    pub(crate) ignored: u64,
-}
-
-impl Totals {
-    /// Takes `test result: ok. 3 passed; 0 failed; 1 ignored; …`; other lines say nothing.
-    pub(crate) fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else { return };
-        for count in counts.split("; ") {
-            let Some((Ok(number), what)) = count.split_once(' ').map(|(number, what)| (number.parse::<u64>(), what)) else { continue };
-            match what {
-                "passed" => self.passed += number,
-                "failed" => self.failed += number,
-                "ignored" => self.ignored += number,
-                _ => {}
-            }
-        }
-    }
-
-    /// Both together.
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self { passed: self.passed + other.passed, failed: self.failed + other.failed, ignored: self.ignored + other.ignored }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_are_summed_and_all_else_is_passed_over() {
-        let mut totals = Totals::default();
-        for line in [
-            "running 4 tests",
-            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.10s",
-            "test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 9 filtered out; finished in 1.00s",
-            "test a::b ... ok",
-        ] {
-            totals.add(line);
-        }
-        assert_eq!(totals, Totals { passed: 5, failed: 4, ignored: 1 });
-    }
+    vm::boot_guests(&vm::VmArgs::of_test()).map(Some)
 }

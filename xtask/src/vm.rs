@@ -24,6 +24,7 @@ mod programs;
 mod qemu;
 mod report;
 
+use crate::totals::Totals;
 use crate::{build, setup};
 use anyhow::{Context, Result, anyhow, ensure};
 use guest::Guest;
@@ -50,7 +51,7 @@ pub(crate) struct VmArgs {
     /// Every test program; without it only those for which the kernel makes a difference.
     #[arg(long)]
     all: bool,
-    /// Only the test programs that are about cgroups and their drivers, as in `cargo xtask test`.
+    /// Only what is another interface in each guest, cgroups and their drivers: as in `cargo xtask test`.
     #[arg(long, conflicts_with = "all")]
     brief: bool,
     /// Who makes pods' cgroups in the guest with systemd, where a test does not choose.
@@ -99,11 +100,38 @@ impl VmArgs {
     }
 }
 
-/// Boots the guests, some at once.
+/// What came of the guests; each has told it by itself.
+#[derive(Debug)]
+pub(crate) struct Outcome(Vec<Report>);
+
+impl Outcome {
+    /// Of all tests that came to an end.
+    pub(crate) fn totals(&self) -> Totals {
+        self.0.iter().fold(Totals::default(), |totals, report| totals.plus(report.totals()))
+    }
+
+    /// # Errors
+    /// A guest failed, or a test in it.
+    pub(crate) fn ensure_success(&self) -> Result<()> {
+        let failed: Vec<&str> = self.0.iter().filter(|report| !report.is_success()).map(Report::guest).collect();
+        ensure!(failed.is_empty(), "failed in the guest with {}", failed.join(", and with "));
+        Ok(())
+    }
+}
+
+/// Runs tests in guests.
 ///
 /// # Errors
 /// Something is missing and cannot be installed, a build fails, or a guest or a test in it does.
 pub(crate) fn run(args: &VmArgs) -> Result<()> {
+    boot_guests(args)?.ensure_success()
+}
+
+/// Boots the guests, some at once.
+///
+/// # Errors
+/// Something is missing and cannot be installed, or a build fails.
+pub(crate) fn boot_guests(args: &VmArgs) -> Result<Outcome> {
     setup::ensure_ready()?;
     setup::ensure_ready_for_guests()?;
     let folder = folder()?;
@@ -113,13 +141,11 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
     let payload = disk::payload(&folder, &programs)?;
     let parts = Parts { folder: &folder, kernel: &kernel, programs: &programs, disks: [&root, &payload] };
     let started = Instant::now();
-    let reports = boot_all(args, &parts)?;
+    let outcome = Outcome(boot_all(args, &parts)?);
     // The last words of each, where the next guest's do not hide them.
-    reports.iter().for_each(|report| print!("{report}"));
-    println!("all guests: {} s", started.elapsed().as_secs());
-    let failed: Vec<&str> = reports.iter().filter(|report| !report.is_success()).map(Report::guest).collect();
-    ensure!(failed.is_empty(), "failed in the guest with {}", failed.join(", and with "));
-    Ok(())
+    outcome.0.iter().for_each(|report| print!("{report}"));
+    println!("all guests: {}; {} s", outcome.totals(), started.elapsed().as_secs());
+    Ok(outcome)
 }
 
 /// What all guests are made of.
@@ -130,7 +156,8 @@ struct Parts<'a> {
     disks: [&'a Path; 2],
 }
 
-/// Boots each guest on the first thread that is free; the reports are in the guests' order.
+/// Boots each guest on the first thread that is free; the reports are in the guests' order. A guest that cannot be started is one that
+/// failed: what the others found is told all the same.
 fn boot_all(args: &VmArgs, parts: &Parts<'_>) -> Result<Vec<Report>> {
     let guests = args.guests();
     let next = AtomicUsize::new(0);
@@ -138,15 +165,17 @@ fn boot_all(args: &VmArgs, parts: &Parts<'_>) -> Result<Vec<Report>> {
         let mut reports = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(guest) = guests.get(index) else { return anyhow::Ok(reports) };
-            reports.push((index, boot(*guest, args, parts)?));
+            let Some(guest) = guests.get(index) else { return reports };
+            let started = Instant::now();
+            let report = boot(*guest, args, parts, started);
+            reports.push((index, report.unwrap_or_else(|error| Report::not_started(guest.to_string(), started, &error))));
         }
     };
     let mut reports = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..args.at_once).map(|_| scope.spawn(work)).collect();
         let mut reports = Vec::new();
         for worker in workers {
-            reports.extend(worker.join().map_err(|_| anyhow!("what watched a guest panicked"))??);
+            reports.extend(worker.join().map_err(|_| anyhow!("what watched a guest panicked"))?);
         }
         anyhow::Ok(reports)
     })?;
@@ -154,9 +183,8 @@ fn boot_all(args: &VmArgs, parts: &Parts<'_>) -> Result<Vec<Report>> {
     Ok(reports.into_iter().map(|(_, report)| report).collect())
 }
 
-fn boot(guest: Guest, args: &VmArgs, parts: &Parts<'_>) -> Result<Report> {
+fn boot(guest: Guest, args: &VmArgs, parts: &Parts<'_>, started: Instant) -> Result<Report> {
     eprintln!("booting Linux {} with {guest}", parts.kernel.release);
-    let started = Instant::now();
     let initramfs = parts.folder.join(format!("{}.cpio", guest.name()));
     let selection = parts.programs.select(guest, args.extent(), &args.filters);
     initramfs::write(&initramfs, parts.kernel, &guest.settings(&selection.filters), &selection.programs)?;

@@ -9,9 +9,8 @@
 //! ```
 
 use super::qemu::{BOOT_MAX, Ended, tail};
-use crate::test::Totals;
+use crate::totals::Totals;
 use anyhow::Result;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -24,7 +23,8 @@ const CONSOLE_LINES: usize = 40;
 #[derive(Debug)]
 pub(super) struct Report {
     guest: String,
-    totals: Totals,
+    /// As the test programs count: what was skipped has passed.
+    counted: Totals,
     started: Instant,
     /// From the start of qemu until the first test program began.
     up_after: Option<Duration>,
@@ -51,7 +51,7 @@ impl Report {
     pub(super) fn new(guest: String, started: Instant) -> Self {
         Self {
             guest,
-            totals: Totals::default(),
+            counted: Totals::default(),
             started,
             up_after: None,
             done: false,
@@ -62,8 +62,19 @@ impl Report {
         }
     }
 
+    /// Of a guest for which something is missing.
+    pub(super) fn not_started(guest: String, started: Instant, error: &anyhow::Error) -> Self {
+        let failures = vec![format!("it was not started: {error:#}")];
+        Self { failures, took: started.elapsed(), ..Self::new(guest, started) }
+    }
+
     pub(super) fn guest(&self) -> &str {
         &self.guest
+    }
+
+    /// Of the programs that came to an end.
+    pub(super) fn totals(&self) -> Totals {
+        self.counted.with_skipped(self.skipped.iter().map(String::as_str))
     }
 
     /// Whether every program ran and succeeded.
@@ -125,7 +136,7 @@ impl Report {
             self.say(&format!("{line}{}", program.indented_output()));
             self.failures.push(format!("{}: {failed} of its tests failed, exit status {status}", program.name));
         }
-        self.totals = self.totals.plus(program.totals);
+        self.counted = self.counted.plus(program.totals);
     }
 
     /// Takes how the machine ended; shows the last lines of its console if that was not as it should be.
@@ -179,13 +190,7 @@ impl fmt::Display for Report {
         for failure in &self.failures {
             writeln!(f, "guest with {}: failure: {failure}", self.guest)?;
         }
-        let Totals { passed, failed, ignored } = self.totals;
-        // A test may lack several things.
-        let skipped = self.skipped.iter().map(|skip| skip.split(": ").next()).collect::<BTreeSet<_>>().len();
-        // A test that skips itself has passed as far as its program knows.
-        let passed = passed.saturating_sub(skipped as u64);
-        let took = self.took.as_secs();
-        write!(f, "guest with {}: {passed} passed; {failed} failed; {skipped} skipped; {ignored} ignored; {took} s", self.guest)?;
+        write!(f, "guest with {}: {}; {} s", self.guest, self.totals(), self.took.as_secs())?;
         match self.up_after {
             Some(up_after) => writeln!(f, ", the first {:.1} s until a test began", up_after.as_secs_f64()),
             None => writeln!(f),
@@ -230,6 +235,14 @@ mod tests {
         let mut panicked = report(&lines[..5]);
         panicked.ended(Ok(Ended::ByItself), console);
         assert!(!panicked.is_success());
+    }
+
+    #[test]
+    fn a_guest_that_was_not_started_failed() {
+        let error = anyhow::anyhow!("no space left").context("write the initramfs");
+        let report = Report::not_started("cgroup v1".to_owned(), Instant::now(), &error);
+        assert!(!report.is_success());
+        assert!(report.to_string().contains("failure: it was not started: write the initramfs: no space left"), "{report}");
     }
 
     #[test]
