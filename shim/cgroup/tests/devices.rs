@@ -1,6 +1,9 @@
 //! What podbox-cgroup promises of devices, on this host's kernel: by the v1 controller and by the program of v2. Needs root.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod host;
+
+use host::lacks;
 use podbox_cgroup::{Cgroup, CgroupPath, DeviceAccess, DeviceKind, DeviceRule, Error, Hierarchies};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -47,7 +50,11 @@ fn hosts() -> Vec<(&'static str, Hierarchies)> {
     let v1 = Hierarchies::discover().unwrap();
     let with_controller = v1.controllers().contains(&podbox_cgroup::Controller::Devices).then_some(v1);
     let hosts = [with_controller.map(|host| ("v1", host)), part(" - cgroup2 ").map(|host| ("v2", host))];
-    hosts.into_iter().flatten().collect()
+    let hosts: Vec<_> = hosts.into_iter().flatten().collect();
+    if hosts.is_empty() {
+        lacks("devices controller and no unified hierarchy");
+    }
+    hosts
 }
 
 fn rule(kind: DeviceKind, major: impl Into<Option<u32>>, minor: impl Into<Option<u32>>, access: &str) -> DeviceRule {

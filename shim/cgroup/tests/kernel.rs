@@ -2,15 +2,21 @@
 //! hierarchies and takes it away however it ends.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod host;
+
+use host::lacks;
 use podbox_cgroup::{Cgroup, CgroupPath, Controller, Error, Hierarchies, Limit, Made, Resources, Version};
+use rustix::fs::inotify;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Also of an emulated machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A test's own cgroup, with everything below it.
 struct Own {
@@ -67,6 +73,15 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// This host without its unified hierarchy; `None`, and said so, if that is all it has: for a test that has nothing to show there.
+fn v1() -> Option<Hierarchies> {
+    let host = v1_alone();
+    if host.is_none() {
+        lacks("hierarchy of cgroup v1");
+    }
+    host
 }
 
 /// This host without its unified hierarchy; `None` if that is all it has.
@@ -135,6 +150,7 @@ fn memory_and_swap_rise_and_fall_together() {
     if !cgroup.accounts_swap() {
         let refused = cgroup.apply(&Resources { memory_and_swap_limit_bytes: Some(Limit::At(1 << 30)), ..Resources::default() });
         assert!(matches!(refused, Err(Error::NoSwapAccounting { .. } | Error::SwapBelowMemory { .. })), "{refused:?}");
+        lacks("limit of swap in its cgroups");
         return;
     }
     for mebibytes in [64, 256, 32, 32, 128] {
@@ -212,28 +228,27 @@ fn a_fork_bomb_dies_by_kill() {
 
 #[test]
 fn a_fork_bomb_dies_by_kill_without_a_unified_hierarchy() {
-    if let Some(host) = v1_alone() {
+    if let Some(host) = v1() {
         fork_bomb_dies(Own::on(host, "bomb-v1"));
     }
 }
 
 #[test]
 fn a_process_that_stands_in_v1_alone_is_killed_too() {
-    if let Some(v1) = v1_alone() {
-        let mut own = Own::new("v1-alone");
-        let (cgroup, _) = own.create();
-        own.spawn_in(&Cgroup::at(&v1, &own.path.clone()), "exec sleep 1000");
-        own.wait_until_inside(&cgroup);
-        cgroup.kill().unwrap();
-        assert!(cgroup.wait_empty(PATIENCE).unwrap());
-    }
+    let Some(v1) = v1() else { return };
+    let mut own = Own::new("v1-alone");
+    let (cgroup, _) = own.create();
+    own.spawn_in(&Cgroup::at(&v1, &own.path.clone()), "exec sleep 1000");
+    own.wait_until_inside(&cgroup);
+    cgroup.kill().unwrap();
+    assert!(cgroup.wait_empty(PATIENCE).unwrap());
 }
 
 /// Each is held by a descriptor while it is killed.
 #[test]
 fn more_processes_are_killed_than_descriptors_may_be_open() {
     const DESCRIPTORS: u64 = 600;
-    let Some(host) = v1_alone() else { return };
+    let Some(host) = v1() else { return };
     let mut own = Own::on(host, "many");
     let (cgroup, _) = own.create();
     own.spawn_in(&cgroup, "exec perl -e 'for (1..700) { fork or sleep 1000 } sleep 1000'");
@@ -438,16 +453,66 @@ fn what_was_left_frozen_is_killed_all_the_same() {
 
 #[test]
 fn a_kill_leaves_nothing_frozen_and_needs_no_more_than_the_directories() {
-    if let Some(host) = v1_alone() {
-        let mut own = Own::on(host, "kill-thaws");
-        let (cgroup, _) = own.create();
-        cgroup.apply(&Resources { pids_limit: Some(Limit::At(200)), ..Resources::default() }).unwrap();
-        own.spawn_in(&cgroup, FORK_BOMB);
-        eventually("the bomb spreads", || cgroup.processes(false).unwrap().len() > 150);
-        podbox_cgroup::kill_members(None, &cgroup.entry().v1).unwrap();
-        assert!(cgroup.wait_empty(PATIENCE).unwrap());
-        assert_eq!(content(&cgroup, "freezer.state", "none"), "THAWED");
+    let Some(host) = v1() else { return };
+    let mut own = Own::on(host, "kill-thaws");
+    let (cgroup, _) = own.create();
+    cgroup.apply(&Resources { pids_limit: Some(Limit::At(200)), ..Resources::default() }).unwrap();
+    own.spawn_in(&cgroup, FORK_BOMB);
+    eventually("the bomb spreads", || cgroup.processes(false).unwrap().len() > 150);
+    podbox_cgroup::kill_members(None, &cgroup.entry().v1).unwrap();
+    assert!(cgroup.wait_empty(PATIENCE).unwrap());
+    assert_eq!(content(&cgroup, "freezer.state", "none"), "THAWED");
+}
+
+#[test]
+fn a_kill_of_what_is_absent_succeeds() {
+    let absent = Path::new("/sys/fs/cgroup/podbox-test-absent");
+    podbox_cgroup::kill_members(Some(absent), &[absent.to_owned()]).unwrap();
+}
+
+/// How often `kill` writes to a file. Opening and closing it are watched as well: of events that are the same and follow each other the
+/// kernel tells but one.
+fn writes_during(file: &Path, kill: impl FnOnce()) -> usize {
+    use inotify::{CreateFlags, ReadFlags, WatchFlags};
+    let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&watch, file, WatchFlags::OPEN | WatchFlags::MODIFY | WatchFlags::CLOSE).unwrap();
+    kill();
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&watch, &mut buffer);
+    let mut writes = 0;
+    while let Ok(event) = events.next() {
+        assert!(!event.events().contains(ReadFlags::QUEUE_OVERFLOW), "some were not told");
+        writes += usize::from(event.events().contains(ReadFlags::MODIFY));
     }
-    podbox_cgroup::kill_members(Some(Path::new("/sys/fs/cgroup/podbox-test-absent")), &["/sys/fs/cgroup/podbox-test-absent".into()])
-        .unwrap();
+    writes
+}
+
+/// Rounds of signals end most bombs, so some are set off until one has outpaced them.
+#[test]
+fn a_bomb_that_outpaces_signals_is_frozen_while_it_is_killed() {
+    const BOMBS_MAX: usize = 20;
+    const PROCESSES_MAX: u64 = 400;
+    const MANY: usize = 300;
+    let Some(host) = v1() else { return };
+    if !host.controllers().contains(&Controller::Freezer) {
+        return lacks("freezer of cgroup v1");
+    }
+    let mut own = Own::on(host, "outpaces");
+    let (cgroup, _) = own.create();
+    cgroup.apply(&Resources { pids_limit: Some(Limit::At(PROCESSES_MAX)), ..Resources::default() }).unwrap();
+    let freezer = cgroup.entry().v1.into_iter().map(|directory| directory.join("freezer.state")).find(|file| file.exists()).unwrap();
+    let killed = || cgroup.kill().unwrap();
+    own.spawn_in(&cgroup, "exec sleep 1000");
+    own.wait_until_inside(&cgroup);
+    let without_freezing = writes_during(&freezer, killed);
+    assert!(cgroup.wait_empty(PATIENCE).unwrap());
+    let frozen = (0..BOMBS_MAX).any(|_| {
+        own.spawn_in(&cgroup, FORK_BOMB);
+        eventually("the bomb spreads", || cgroup.processes(false).unwrap().len() > MANY);
+        let writes = writes_during(&freezer, killed);
+        assert!(cgroup.wait_empty(PATIENCE).unwrap());
+        assert_eq!(fs::read_to_string(&freezer).unwrap().trim(), "THAWED");
+        writes > without_freezing
+    });
+    assert!(frozen, "none of {BOMBS_MAX} bombs was frozen");
 }

@@ -2,6 +2,9 @@
 //! hierarchies and takes it away however it ends.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod host;
+
+use host::lacks;
 use podbox_cgroup::{Cgroup, CgroupPath, Controller, Error, Hierarchies, HugepageSize, Limit, Resources, SettingName};
 use rustix::fs::inotify;
 use rustix::io::Errno;
@@ -137,6 +140,7 @@ fn an_update_touches_only_what_it_names_and_can_be_undone() {
 fn memory_and_swap_are_put_back_in_the_order_that_the_kernel_takes() {
     let own = Own::new("sum");
     if !own.cgroup.accounts_swap() {
+        lacks("limit of swap in its cgroups");
         return;
     }
     let both = |mebibytes: u64| Resources { memory_and_swap_limit_bytes: Some(Limit::At(mebibytes * MIB)), ..memory(mebibytes) };
@@ -209,10 +213,12 @@ fn huge_pages_are_limited_used_and_reserved_where_the_host_can() {
     let refusal = own.cgroup.apply(&limit(&odd, 1 << 30)).unwrap_err();
     if !own.host.controllers().contains(&Controller::Hugetlb) {
         assert!(matches!(refusal, Error::NoController { controller: Controller::Hugetlb, .. }), "{refusal:?}");
+        lacks("limit of huge pages in its cgroups");
         return;
     }
     assert!(matches!(&refusal, Error::NoHugepages { size, .. } if *size == odd), "{refusal:?}");
     if own.file("hugetlb.2MB.max").or(own.file("hugetlb.2MB.limit_in_bytes")).is_none() {
+        lacks("huge pages of 2 MB");
         return;
     }
     own.cgroup.apply(&limit(&size, 4 * MIB)).unwrap();
