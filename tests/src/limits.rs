@@ -1,11 +1,11 @@
 //! Limits of containers: asked for, changed, and read back from the kernel, on either version of cgroups and below either driver.
 
-use crate::host::cgroup_hierarchies;
-use crate::{Container, Daemon, Pod, PodSpec};
+use crate::host::{cgroup_hierarchies, lacks};
+use crate::{Container, ContainerSpec, Daemon, Pod, PodSpec, assert_refused};
 use anyhow::{Context, Result};
 use podbox_proto::v1;
 use std::path::PathBuf;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Bytes.
 pub const MIB: i64 = 1 << 20;
@@ -42,6 +42,42 @@ pub async fn directories(container: &Container) -> Result<Vec<PathBuf>> {
 /// As the daemon says.
 pub async fn file(container: &Container, name: &str) -> Result<Option<PathBuf>> {
     Ok(directories(container).await?.into_iter().map(|directory| directory.join(name)).find(|path| path.exists()))
+}
+
+/// Those of these files that the cgroup of a container in this pod has: what this machine's kernel can limit, since podbox gives
+/// a container every controller that there is. Runs a container that asks for nothing.
+///
+/// # Errors
+/// As the daemon says.
+pub async fn kept_by_kernel<'a>(pod: &Pod, names: &[&'a str]) -> Result<Vec<&'a str>> {
+    let probe = pod.run(&ContainerSpec::sleeper("probe")).await?;
+    let mut kept = Vec::new();
+    for name in names {
+        if file(&probe, name).await?.is_some() {
+            kept.push(*name);
+        }
+    }
+    probe.remove().await?;
+    Ok(kept)
+}
+
+/// Runs a container with a raw setting. On a kernel that has no such file there is none: podbox was held to its refusal, and the test
+/// is said to lack the setting.
+///
+/// # Errors
+/// The kernel has the file, and the container cannot be run.
+///
+/// # Panics
+/// The kernel has no such file, and the setting is not refused by its name.
+pub async fn run_with_setting(pod: &Pod, spec: ContainerSpec, name: &str, value: &str) -> Result<Option<Container>> {
+    let is_kept = !kept_by_kernel(pod, &[name]).await?.is_empty();
+    let outcome = pod.run(&spec.resources(setting(name, value))).await;
+    if is_kept {
+        return Ok(Some(outcome?));
+    }
+    assert_refused(outcome, Code::FailedPrecondition, &["unified", name]);
+    lacks(&format!("{name} in its cgroups"));
+    Ok(None)
 }
 
 /// The content of the first of these files that is there: they are named for v2 and for v1.

@@ -3,8 +3,9 @@
 
 use anyhow::Result;
 use podbox_tests::host::{lacks, status_field};
-use podbox_tests::limits::{GREEDY, Limits, MIB, content, counter, file, prepared, reported, setting, update};
-use podbox_tests::{ContainerSpec, assert_refused, wait};
+use podbox_tests::limits::{GREEDY, Limits, MIB, content, counter, kept_by_kernel, prepared, reported, setting, update};
+use podbox_tests::{Container, ContainerSpec, assert_refused, wait};
+use std::time::Duration;
 use tonic::Code;
 
 #[tokio::test]
@@ -27,6 +28,39 @@ async fn cpu_shares_are_the_weight_of_the_cgroup() -> Result<()> {
     Ok(())
 }
 
+/// Of the unified hierarchy, which counts without a controller as well, or of v1.
+async fn cpu_time(container: &Container) -> Result<Duration> {
+    match counter(container, "cpu.stat", "usage_usec").await {
+        Ok(microseconds) => Ok(Duration::from_micros(microseconds)),
+        Err(_) => Ok(Duration::from_nanos(content(container, &["cpuacct.usage"]).await?.parse()?)),
+    }
+}
+
+/// Whoever else wants the processor gets some of it, and the two share the rest: only what they have had together tells how.
+#[tokio::test]
+async fn a_processor_is_divided_by_cpu_shares() -> Result<()> {
+    const TOGETHER: Duration = Duration::from_secs(2);
+    let (_daemon, pod) = prepared("divided").await?;
+    let busy = |name: &str, shares: i64| {
+        ContainerSpec::shell(name, "while :; do :; done").resources(|limits| {
+            limits.cpu_shares = shares;
+            "0".clone_into(&mut limits.cpuset_cpus);
+        })
+    };
+    let (large, small) = (pod.run(&busy("large", 1024)).await?, pod.run(&busy("small", 128)).await?);
+    let both = || async { anyhow::Ok((cpu_time(&large).await?, cpu_time(&small).await?)) };
+    // What the first had while it was alone is none of the second's.
+    let alone = both().await?;
+    let (of_large, of_small) = wait::until("both have used the processor", || async {
+        let (large, small) = both().await.ok()?;
+        let had = (large.saturating_sub(alone.0), small.saturating_sub(alone.1));
+        (had.0 + had.1 >= TOGETHER).then_some(had)
+    })
+    .await?;
+    assert!(!of_small.is_zero() && of_large >= of_small * 3, "1024 shares: {of_large:?}, 128 shares: {of_small:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn memory_beyond_the_limit_is_killed_for() -> Result<()> {
     let (_daemon, pod) = prepared("memory").await?;
@@ -40,17 +74,16 @@ async fn memory_beyond_the_limit_is_killed_for() -> Result<()> {
 async fn swap_is_limited_beside_memory() -> Result<()> {
     let (daemon, pod) = prepared("swap").await?;
     let with_swap = |limits: &mut Limits| (limits.memory_limit_in_bytes, limits.memory_swap_limit_in_bytes) = (64 * MIB, 96 * MIB);
-    let container = match pod.run(&ContainerSpec::sleeper("a").resources(with_swap)).await {
-        Ok(container) => container,
-        Err(status) => {
-            // A kernel that does not account swap says so.
-            assert_refused::<()>(Err(status), Code::FailedPrecondition, &["swap"]);
-            lacks("limit of swap in its cgroups");
-            return Ok(());
-        }
-    };
     const FILES: [&str; 2] = ["memory.swap.max", "memory.memsw.limit_in_bytes"];
-    let v2 = file(&container, FILES[0]).await?.is_some();
+    let kept = kept_by_kernel(&pod, &FILES).await?;
+    let outcome = pod.run(&ContainerSpec::sleeper("a").resources(with_swap)).await;
+    if kept.is_empty() {
+        assert_refused(outcome, Code::FailedPrecondition, &["swap"]);
+        lacks("limit of swap in its cgroups");
+        return Ok(());
+    }
+    let container = outcome?;
+    let v2 = kept.contains(&FILES[0]);
     let expected = |swap: i64, memory: i64| (if v2 { swap } else { swap + memory } * MIB).to_string();
     assert_eq!(content(&container, &FILES).await?, expected(32, 64));
     // The sum stays, so that more memory leaves less swap.
