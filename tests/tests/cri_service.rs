@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use podbox_proto::v1;
-use podbox_tests::{ContainerSpec, Daemon, PodSpec, assert_refused};
+use podbox_tests::{ContainerSpec, Daemon, DaemonOptions, PodSpec, assert_refused};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tokio_stream::StreamExt;
@@ -60,9 +60,11 @@ async fn status_tells_what_the_host_keeps_podbox_from() -> Result<()> {
 
 #[tokio::test]
 async fn runtime_config_names_the_cgroup_driver() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let options = DaemonOptions::default();
+    let configured = if options.cgroup_driver == "systemd" { v1::CgroupDriver::Systemd } else { v1::CgroupDriver::Cgroupfs };
+    let daemon = Daemon::for_test_with(options).await?;
     let answer = daemon.runtime().runtime_config(v1::RuntimeConfigRequest {}).await?.into_inner();
-    assert_eq!(answer.linux.unwrap_or_default().cgroup_driver(), v1::CgroupDriver::Cgroupfs);
+    assert_eq!(answer.linux.context("a driver")?.cgroup_driver(), configured);
     Ok(())
 }
 

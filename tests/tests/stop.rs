@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use podbox_proto::v1::{ContainerState, PodSandboxState};
 use podbox_tests::host::{cgroup_hierarchies, runs};
-use podbox_tests::{Census, ContainerSpec, Daemon, Intruder, Pod, PodSpec, wait};
+use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, Intruder, Pod, PodSpec, wait};
 use std::time::Duration;
 use tonic::Code;
 
@@ -216,7 +216,7 @@ async fn ends_are_told_truly_where_a_stop_has_to_look_for_the_monitor() -> Resul
 /// The stop of a pod may be all that makes room.
 #[tokio::test]
 async fn a_pod_stops_though_the_list_of_shared_cgroups_cannot_be_written() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().cgroupfs()).await?;
     let parent = format!("{}/burst", daemon.cgroup_parent());
     let first = daemon.run_pod(&PodSpec::new("first").cgroup_parent(&format!("{parent}/one"))).await?;
     let second = daemon.run_pod(&PodSpec::new("second").cgroup_parent(&format!("{parent}/two"))).await?;

@@ -2,7 +2,7 @@
 //! `PODBOX_TEST_UNIT`: a guest of `cargo xtask vm --systemd`, and nobody's own node.
 
 use anyhow::{Context, Result, ensure};
-use podbox_proto::v1::{ContainerState, PodSandboxState};
+use podbox_proto::v1::{CgroupDriver, ContainerState, PodSandboxState, RuntimeConfigRequest};
 use podbox_tests::binary::{self, Profile};
 use podbox_tests::host::cgroup_file;
 use podbox_tests::{Client, ContainerSpec, Pod, PodSpec, TestImage, host, wait};
@@ -42,6 +42,9 @@ async fn a_service_that_systemd_calls_active_answers_and_its_pods_and_their_limi
     import(&TestImage::default())?;
     let client = Client::new(Path::new("/run/podbox/podbox.sock"));
     client.version().await?;
+    // No configuration file names a driver here.
+    let config = client.runtime().runtime_config(RuntimeConfigRequest::default()).await?.into_inner();
+    assert_eq!(config.linux.context("a driver")?.cgroup_driver(), CgroupDriver::Systemd);
     let logs = tempfile::tempdir().context("a folder for logs")?;
     let pod = Pod::run_new(&client, logs.path(), &PodSpec::new("outlives")).await?;
     let spec = ContainerSpec::sleeper("a").memory_limit(64 << 20).resources(|limits| {
@@ -49,11 +52,17 @@ async fn a_service_that_systemd_calls_active_answers_and_its_pods_and_their_limi
         "0".clone_into(&mut limits.cpuset_cpus);
         limits.unified.insert("pids.max".to_owned(), "17".to_owned());
     });
+    let scope = format!("podbox-{}.scope", pod.id);
+    let shown = systemctl(&["show", "--property=ActiveState,Slice,ControlGroup", &scope])?;
+    for line in ["ActiveState=active", "Slice=podbox.slice", &format!("ControlGroup=/podbox.slice/{scope}")] {
+        assert!(shown.lines().any(|shown| shown == line), "{shown}");
+    }
     let container = pod.run(&spec).await?;
     let (pause, pid, cgroup) = (pod.pause_pid().await?, container.pid().await?, container.cgroup().await?);
     let limits = || -> Result<Vec<String>> {
         ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus", "pids.max"].iter().map(|file| cgroup_file(&cgroup, file)).collect()
     };
+    assert!(cgroup.starts_with(&format!("/podbox.slice/{scope}/")), "{cgroup}");
     let before = limits()?;
     assert_eq!((&*before[0], &*before[1], &*before[4]), ("67108864", "20000 100000", "17"));
     for commands in [["restart"].as_slice(), &["stop", "start"], &["daemon-reload"], &["daemon-reload", "restart"], &["kill", "start"]] {
