@@ -37,8 +37,15 @@ pub struct Store {
     sandboxes: RwLock<BTreeMap<SandboxId, Arc<SandboxRecord>>>,
     containers: RwLock<BTreeMap<ContainerId, Arc<ContainerRecord>>>,
     /// Cgroup directories that podbox made for a pod that is gone, and that others were using then.
-    shared_cgroups: Mutex<Made>,
+    shared_cgroups: Mutex<SharedCgroups>,
     feed: Feed,
+}
+
+#[derive(Debug)]
+struct SharedCgroups {
+    made: Made,
+    /// The file says the same.
+    is_written: bool,
 }
 
 /// No object, or several, go by an id.
@@ -80,8 +87,14 @@ impl Store {
     /// An empty store; [`Store::load`] reads what is on disk.
     #[must_use]
     pub fn new(layout: Layout) -> Self {
-        let shared = read_record(&layout.shared_cgroups()).unwrap_or_default();
-        Self { layout, sandboxes: RwLock::default(), containers: RwLock::default(), shared_cgroups: Mutex::new(shared), feed: Feed::new() }
+        let made = read_record(&layout.shared_cgroups()).unwrap_or_default();
+        Self {
+            layout,
+            sandboxes: RwLock::default(),
+            containers: RwLock::default(),
+            shared_cgroups: Mutex::new(SharedCgroups { made, is_written: true }),
+            feed: Feed::new(),
+        }
     }
 
     /// Writes a sandbox's record and shows it to readers.
@@ -241,7 +254,7 @@ impl Store {
     /// Cgroup directories that pods before made and could not remove, since others were using them.
     #[must_use]
     pub fn shared_cgroups(&self) -> Made {
-        self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner).made.clone()
     }
 
     /// Keeps those of some cgroup directories that are still there, beside those that are kept, and writes them down: whoever stops a pod
@@ -251,21 +264,23 @@ impl Store {
     /// The list cannot be written: a daemon after this one does not know of them.
     pub fn keep_shared_cgroups(&self, made: Made) -> Result<(), RecordError> {
         let mut shared = self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = shared.clone();
+        let mut all = shared.made.clone();
         all.merge(made);
         let remaining = all.remaining();
-        if remaining == *shared {
+        if remaining == shared.made && shared.is_written {
             return Ok(());
         }
-        *shared = remaining.clone();
         let path = self.layout.shared_cgroups();
-        if !remaining.directories().is_empty() {
-            return write_record(&path, &remaining);
-        }
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(RecordError::Write { path, source }),
-            _ => Ok(()),
-        }
+        let written = if remaining.directories().is_empty() {
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(RecordError::Write { path, source }),
+                _ => Ok(()),
+            }
+        } else {
+            write_record(&path, &remaining)
+        };
+        *shared = SharedCgroups { made: remaining, is_written: written.is_ok() };
+        written
     }
 
     fn remove_folder(&self, folder: &Path) -> Result<(), RecordError> {

@@ -1,8 +1,10 @@
 //! How the C library's allocator deals with the kernel.
 
 /// What is larger is mapped by itself, and unmapped when it is freed.
+#[cfg(target_env = "gnu")]
 const OWN_MAPPING_BYTES: libc::c_int = 128 * 1024;
 /// Threads share so many heaps.
+#[cfg(target_env = "gnu")]
 const HEAPS_MAX: libc::c_int = 2;
 
 /// Has memory that is freed go back to the kernel, at the price of some calls: for a process that lives long and seldom needs much. By

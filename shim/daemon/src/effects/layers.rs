@@ -3,7 +3,7 @@
 //! Measuring one means walking it, which may take long: so what was measured is remembered, and measured again in the background only
 //! when somebody asks and it is old. One walk runs at a time, a tree that takes long is walked the more rarely, and all walks
 //! together take a bounded part of the time, however many containers there are. Layers that take long share a part of their own: the
-//! others' numbers are no older for them. Whoever asks for one that was never measured waits for that, but not long; such walks come
+//! others wait for no more than one such walk. Whoever asks for one that was never measured waits for that, but not long; such walks come
 //! first and at once, one a container, and what they take is made up for by those to come.
 
 use super::now_ns;
@@ -169,10 +169,11 @@ impl Layers {
             };
             queue.push_back(id.clone());
         }
-        if !table.first.is_empty() {
+        let is_due = !table.first.is_empty() || !table.quick.waiting.is_empty() || !table.slow.waiting.is_empty();
+        if is_due {
+            // The walker may rest for others.
             self.queued.notify_one();
         }
-        let is_due = !table.first.is_empty() || !table.quick.waiting.is_empty() || !table.slow.waiting.is_empty();
         let begin = is_due && !table.walking;
         table.walking |= begin;
         begin
@@ -206,7 +207,7 @@ impl Layers {
                     self.record(&id, begun, usage.ok().and_then(Result::ok).flatten());
                     self.measured.notify_waiters();
                 }
-                // Of one that was never measured before it is told.
+                // Of what comes meanwhile it is told.
                 Next::Rest(rest) => drop(tokio::time::timeout(rest, self.queued.notified()).await),
                 Next::End => return,
             }
@@ -299,5 +300,18 @@ mod tests {
         assert!(matches!(table.next(now), Next::Rest(rest) if rest > Duration::from_secs(500)));
         let rested = now + Duration::from_secs(600);
         assert_eq!((table.next(rested), table.next(rested), table.next(rested)), (Next::Walk(slow), Next::Walk(other), Next::End));
+    }
+    #[tokio::test]
+    async fn a_walker_that_rests_is_told_of_what_may_be_walked() {
+        let root = tempfile::tempdir().expect("a folder");
+        let layers = Layers::new(Arc::new(ImageStore::open(root.path()).expect("a store")));
+        let quick = ContainerId::from_random([3; 32]);
+        {
+            let mut table = layers.table();
+            table.walking = true;
+            table.known.insert(quick.clone(), Known { took: Some(Duration::from_millis(5)), ..Known::default() });
+        }
+        assert!(!layers.enqueue(&[quick]), "somebody walks already");
+        tokio::time::timeout(Duration::from_secs(60), layers.queued.notified()).await.expect("the walker is told");
     }
 }

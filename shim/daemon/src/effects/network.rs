@@ -160,7 +160,12 @@ impl Network {
         loop {
             let addresses = self.addresses(id);
             let Ok(bridge) = self.opened().await else {
-                return delete_port(&self.name, id, addresses.as_ref()).await.map_err(failed);
+                delete_port(&self.name, id, addresses.as_ref()).await.map_err(failed)?;
+                // Others may have had more luck meanwhile, and taken the pod over.
+                if self.bridge().get().is_none() {
+                    return Ok(());
+                }
+                continue;
             };
             bridge.detach(id, addresses.as_ref()).await.map_err(failed)?;
             // One that is made again meanwhile may have taken the pod over, for it was still there.

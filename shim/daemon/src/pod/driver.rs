@@ -205,7 +205,7 @@ impl Driver {
             removal: Vec::new(),
             removed: false,
         };
-        if pod.is_out_of_reach {
+        if pod.is_out_of_reach && !driver.is_stopped() {
             driver.begin_search(false);
         }
         while !driver.removed {

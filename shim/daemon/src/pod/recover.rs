@@ -257,7 +257,15 @@ async fn finish_update(node: &Arc<Node>, store: &Arc<Store>, record: &mut Contai
     };
     match outcome {
         Ok(()) => tracing::info!(container = %record.id, "an update of its limits that was cut off is carried out"),
-        Err(error) => tracing::error!(container = %record.id, error = %Chain(&error), "an update that was cut off cannot be carried out"),
+        Err(error) => {
+            tracing::error!(container = %record.id, error = %Chain(&error), "an update that was cut off cannot be carried out");
+            let recorded = record.config.resources.clone();
+            if let Err(error) = update_container(node.clone(), record.clone(), recorded).await {
+                // Kept for the next start.
+                tracing::error!(container = %record.id, error = %Chain(&error), "nor can the limits on record be set again");
+                return;
+            }
+        }
     }
     // Written before it is forgotten: to be carried out twice does no harm.
     if store.save_container(record).is_ok() {
@@ -277,6 +285,10 @@ async fn collect(node: &Arc<Node>, pods: &[Pod]) {
         Err(error) => {
             tracing::error!(error = %Chain(&error), "the pod network cannot be looked through");
         }
+    }
+    if pods.iter().any(|pod| pod.is_out_of_reach) {
+        // A container whose record is damaged may run there, until its monitor is found. The next start collects its layer.
+        return;
     }
     let known: HashSet<String> = pods.iter().flat_map(|pod| &pod.containers).map(|record| record.id.as_str().to_owned()).collect();
     let images = node.images.clone();

@@ -5,6 +5,7 @@ use super::{ContainerRecord, RecordError, SandboxRecord, Store};
 use crate::plan::MONITOR_SOCKET;
 use podbox_cgroup::CgroupPath;
 use podbox_plan::{ContainerId, SandboxId};
+use serde::de::IgnoredAny;
 use std::path::{Path, PathBuf};
 
 /// One pod as it stands on disk.
@@ -49,6 +50,7 @@ impl Store {
     /// # Errors
     /// The folder of pods cannot be read, or another version of podbox wrote there.
     pub fn load(&self) -> Result<Loaded, RecordError> {
+        self.check_versions()?;
         let mut loaded = Loaded { pods: Vec::new(), damaged: Vec::new() };
         for (folder, id) in folders(&self.layout.pods())? {
             let Ok(id) = SandboxId::try_from(id) else {
@@ -78,6 +80,21 @@ impl Store {
             }
         }
         Ok(loaded)
+    }
+
+    /// Before anything is moved: what is set aside is ended by the start that does it, or by none.
+    fn check_versions(&self) -> Result<(), RecordError> {
+        for (_, id) in folders(&self.layout.pods())? {
+            let Ok(id) = SandboxId::try_from(id) else { continue };
+            let containers = folders(&self.layout.containers(&id))?.into_iter().filter_map(|(_, id)| ContainerId::try_from(id).ok());
+            let records = containers.map(|container| self.layout.container_record(&id, &container));
+            for record in records.chain([self.layout.sandbox_record(&id)]) {
+                if let Err(error @ RecordError::OtherVersion { .. }) = read_versioned::<IgnoredAny>(&record) {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn load_containers(&self, sandbox: &SandboxRecord) -> Result<Vec<ContainerRecord>, RecordError> {

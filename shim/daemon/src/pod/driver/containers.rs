@@ -17,6 +17,9 @@ use podbox_plan::{ContainerId, ExitRecord};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a command waits for the monitor: longer than the driver rests between two looks for it.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Driver {
     pub(super) fn create(&mut self, config: ContainerConfig, reply: SharedReply) {
         let pid = self.check_ready().and_then(|()| {
@@ -280,38 +283,45 @@ impl Driver {
     pub(super) fn exec(&mut self, id: &ContainerId, command: &[String], timeout: Option<Duration>, mut reply: Reply<ExecOutput>) {
         let planned = self.running(id).and_then(|record| {
             let made = parts_of(&record)?;
-            Ok((self.link()?, plan_exec(id, &made.plan, command, cgroup_entry(&self.node.hierarchies, &record.cgroup)?)?))
+            Ok(plan_exec(id, &made.plan, command, cgroup_entry(&self.node.hierarchies, &record.cgroup)?)?)
         });
-        let id = id.clone();
-        match planned {
-            Err(error) => {
-                let _ = reply.send(Err(error));
+        let (node, link, id) = (self.node.clone(), self.restored_link(), id.clone());
+        tokio::spawn(async move {
+            let outcome = async {
+                let (plan, link) = (planned?, link.await?);
+                exec_sync(&link, plan, timeout, &node.captures).await.map_err(|source| PodError::Exec { id, source })
+            };
+            // A caller that goes away takes the command with it.
+            tokio::select! {
+                outcome = outcome => drop(reply.send(outcome)),
+                () = reply.closed() => {}
             }
-            Ok((link, plan)) => {
-                let node = self.node.clone();
-                tokio::spawn(async move {
-                    // A caller that goes away takes the command with it.
-                    tokio::select! {
-                        outcome = exec_sync(&link, plan, timeout, &node.captures) => {
-                            let _ = reply.send(outcome.map_err(|source| PodError::Exec { id, source }));
-                        }
-                        () = reply.closed() => {}
-                    }
-                });
-            }
-        }
+        });
     }
 
     pub(super) fn reopen_log(&mut self, id: &ContainerId, reply: Reply<()>) {
-        let link = self.running(id).and_then(|_| self.link());
-        let id = id.clone();
+        let (running, link, id) = (self.running(id), self.restored_link(), id.clone());
         tokio::spawn(async move {
-            let outcome = match link {
-                Ok(link) => link.reopen_log(id.clone()).await.map_err(|source| PodError::ReopenLog { id, source }),
-                Err(error) => Err(error),
+            let outcome = async {
+                running?;
+                link.await?.reopen_log(id.clone()).await.map_err(|source| PodError::ReopenLog { id, source })
             };
-            let _ = reply.send(outcome);
+            let _ = reply.send(outcome.await);
         });
+    }
+
+    /// The way to the monitor, which is waited for a little: it may be restored at this moment.
+    fn restored_link(&self) -> impl Future<Output = Result<MonitorLink, PodError>> + use<> {
+        let (now, mut link, is_ready) = (self.link(), self.link.subscribe(), self.record.phase == SandboxPhase::Ready);
+        async move {
+            match now {
+                Err(out_of_reach) if is_ready => {
+                    let restored = tokio::time::timeout(RESTORE_TIMEOUT, link.wait_for(Option::is_some)).await;
+                    restored.ok().and_then(|link| link.ok()?.clone()).ok_or(out_of_reach)
+                }
+                now => now,
+            }
+        }
     }
 
     fn running(&mut self, id: &ContainerId) -> Result<ContainerRecord, PodError> {

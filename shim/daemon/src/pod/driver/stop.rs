@@ -67,6 +67,8 @@ pub(super) struct Stop {
     /// Raised before the container is killed: what it ends with then is not its own doing.
     kill_asked: Arc<AtomicBool>,
     killed_directly: bool,
+    /// A launch of this daemon's is under way. One of an earlier daemon's went with its connection.
+    may_come: bool,
 }
 
 impl Stop {
@@ -79,6 +81,7 @@ impl Stop {
             link,
             kill_asked: container.kill_asked.clone(),
             killed_directly: false,
+            may_come: container.start.is_some(),
         }
     }
 
@@ -94,7 +97,6 @@ impl Stop {
                 Err(_) => {}
             }
         }
-        self.kill_asked.store(true, Ordering::Relaxed);
         match timeout(KILL_TIMEOUT, self.end_by(KILL, ANSWER_TIMEOUT)).await {
             Ok(ended) => ended.map(|()| Stopped::Told),
             Err(_) if self.killed_directly => Ok(Stopped::Untold),
@@ -115,6 +117,9 @@ impl Stop {
 
     /// Sends a signal as soon as there is somebody to take it; past the monitor, if that does not answer for so long.
     async fn send(&mut self, signal: i32, patience: Duration) -> Result<(), PodError> {
+        if signal == KILL {
+            self.kill_asked.store(true, Ordering::Relaxed);
+        }
         loop {
             let link = self.link.borrow_and_update().clone();
             let answer = match &link {
@@ -148,11 +153,11 @@ impl Stop {
     /// Sends a signal past the monitor. A kill goes to all that is in the container, of which nothing is left then. False: there is
     /// nobody to take it.
     async fn send_directly(&self, signal: i32) -> Result<bool, PodError> {
-        let (node, cgroup, init) = (self.node.clone(), self.cgroup.clone(), *self.init.borrow());
+        let (node, cgroup, init, may_come) = (self.node.clone(), self.cgroup.clone(), *self.init.borrow(), self.may_come);
         tracing::warn!(container = %self.id, signal, "the pod's monitor cannot be reached: the signal goes to the process itself");
         blocking(move || match init {
             // One that is being started may come yet.
-            _ if signal == KILL => Ok(kill_cgroups(&node.hierarchies, &[cgroup]).map(|()| init != Init::Coming)?),
+            _ if signal == KILL => Ok(kill_cgroups(&node.hierarchies, &[cgroup]).map(|()| !(init == Init::Coming && may_come))?),
             Init::Runs(pid) => Ok(signal_member(&node.hierarchies, &cgroup, pid, signal)?),
             Init::Coming | Init::Absent => Ok(false),
         })

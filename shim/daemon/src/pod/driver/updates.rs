@@ -34,7 +34,11 @@ impl Driver {
         while !container.updates.under_way
             && let Some((asked, reply)) = container.updates.waiting.pop_front()
         {
-            if let Err(error) = check_updatable(container) {
+            // What a removal has taken away must not come again.
+            let is_going = !self.removal.is_empty();
+            let updatable =
+                if is_going { Err(PodError::SandboxNotReady { id: self.record.id.clone() }) } else { check_updatable(container) };
+            if let Err(error) = updatable {
                 let _ = reply.send(Err(error));
                 continue;
             }
