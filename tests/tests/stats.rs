@@ -106,8 +106,10 @@ async fn memory_is_told_as_the_kubelet_counts_it() -> Result<()> {
     assert!(memory.major_page_faults.is_some());
     let unlimited = pod.run(&ContainerSpec::sleeper("unlimited")).await?;
     assert_eq!(of_container(&daemon, &unlimited.id).await?.memory.context("memory")?.available_bytes, None);
+    // What is in use changes by itself: pages are found to be inactive, or given up.
+    let now = number(of_container(&daemon, &container.id).await?.memory.context("memory")?.usage_bytes)?;
     let of_pod = of_pod(&daemon, &pod.id).await?.memory.context("memory")?;
-    assert!(number(of_pod.working_set_bytes)? >= working_set, "{of_pod:?}");
+    assert!(number(of_pod.usage_bytes)? + 2 * MIB >= now && number(of_pod.working_set_bytes)? > 0, "{of_pod:?}, {now}");
     Ok(())
 }
 

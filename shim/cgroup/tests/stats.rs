@@ -104,8 +104,10 @@ fn throttling_limits_and_the_most_that_was_used_are_in_the_details() {
     assert!(cpu.shares.or(cpu.weight).is_some());
     assert_eq!(details.tasks_limit, Some(Some(23)));
     assert_eq!((details.memory.oom_kills, details.memory.reservation_bytes), (Some(0), None));
-    if let Some(most) = details.memory.max_usage_bytes {
-        assert!(most >= 5_000_000, "{most}");
+    // At a tenth of a processor it takes its time to get there.
+    let most = || Details::read(&own.cgroup).unwrap().memory.max_usage_bytes;
+    if most().is_some() {
+        eventually("the most that was used is what it has", || most().is_some_and(|most| most >= 5_000_000));
     }
     let memory = read(&Meter::open(&own.cgroup).unwrap()).memory.unwrap();
     assert_eq!(memory.limit_bytes, Some(48 << 20));
