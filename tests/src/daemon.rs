@@ -365,6 +365,12 @@ impl Daemon {
         &self.network
     }
 
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared_network(&self) -> Arc<NetworkNamespace> {
+        self.network.clone()
+    }
+
     /// Name of the pod network's bridge.
     #[must_use]
     pub fn bridge(&self) -> &str {

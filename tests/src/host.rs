@@ -8,15 +8,22 @@ use std::sync::{Mutex, PoisonError};
 
 /// A file that proves that a package is there, and the package.
 const PACKAGES: [(&str, &str); 3] = [("/bin/busybox", "busybox-static"), ("/usr/sbin/nft", "nftables"), ("/sbin/ip", "iproute2")];
+/// Where the registry is where it is not installed.
+const REGISTRY_FOLDER: &str = "/var/cache/podbox-tests/docker-registry";
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Installs the Debian packages that the tests use and the machine lacks; prints the names of what it installs.
 ///
 /// # Errors
 /// apt-get failed.
 pub fn install_packages() -> Result<()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let missing: Vec<&str> = PACKAGES.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+    install(&PACKAGES)
+}
+
+fn install(packages: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -24,6 +31,35 @@ pub fn install_packages() -> Result<()> {
     // A fresh machine has no package lists.
     apt_get(&["update"])?;
     apt_get(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+/// The program of Debian's `docker-registry`, and what makes certificates for it. The package is unpacked and not installed, which on a
+/// machine with systemd would start a registry for everybody.
+///
+/// # Errors
+/// The packages cannot be had.
+pub fn docker_registry() -> Result<PathBuf> {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    install(&[("/usr/bin/openssl", "openssl")])?;
+    let folder = Path::new(REGISTRY_FOLDER);
+    let found = [Path::new("/usr/bin/docker-registry").to_owned(), folder.join("usr/bin/docker-registry")];
+    if let Some(program) = found.iter().find(|program| program.exists()) {
+        return Ok(program.clone());
+    }
+    say("unpacking the Debian package docker-registry");
+    apt_get(&["update"])?;
+    let staging = PathBuf::from(format!("{REGISTRY_FOLDER}-{}", std::process::id()));
+    std::fs::create_dir_all(&staging).context("make a folder for the package")?;
+    let shell = "cd \"$1\" && apt-get -qq download docker-registry && dpkg-deb -x docker-registry_*.deb . && rm docker-registry_*.deb";
+    let status = Command::new("/bin/sh").args(["-c", shell, "sh"]).arg(&staging).stdin(Stdio::null()).status().context("run a shell")?;
+    ensure!(status.success(), "the package docker-registry cannot be unpacked");
+    // Another test program may have been faster.
+    let moved = std::fs::rename(&staging, folder);
+    if moved.is_err() {
+        let _ = std::fs::remove_dir_all(&staging);
+    }
+    ensure!(found[1].exists(), "the package docker-registry brings no program");
+    Ok(found[1].clone())
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {

@@ -97,6 +97,15 @@ impl TestImage {
         Ok(digest(&self.config(&self.layers()?)))
     }
 
+    /// Its configuration, and its layers as tar archives, lowest first.
+    ///
+    /// # Errors
+    /// Busybox is not there.
+    pub fn config_and_layers(&self) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+        let layers = self.layers()?;
+        Ok((self.config(&layers), layers))
+    }
+
     fn layers(&self) -> Result<Vec<Vec<u8>>> {
         let mut layers = vec![base_layer()?.to_owned()];
         if !self.files.is_empty() || !self.links.is_empty() {

@@ -24,6 +24,7 @@ mod intruder;
 pub mod limits;
 pub mod network;
 pub mod pod;
+pub mod registry;
 pub mod spec;
 pub mod wait;
 
@@ -34,3 +35,4 @@ pub use expect::assert_refused;
 pub use image::TestImage;
 pub use intruder::Intruder;
 pub use pod::{Container, ContainerSpec, Pod, PodSpec};
+pub use registry::{Content, HostileRegistry, Registry, RegistryOptions};

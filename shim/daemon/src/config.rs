@@ -8,11 +8,13 @@ mod origin;
 mod value;
 
 pub use error::ConfigError;
-pub use value::{AbsolutePath, BridgeName, CgroupParent, ListenAddress, OptionalAddress, RegistryHost, Subnets};
+pub use value::{AbsolutePath, BridgeName, CgroupParent, ListenAddress, OptionalAddress, ProgressTimeout, RegistryHost, Subnets};
 
 use origin::Origin;
+use podbox_image::{AuthFile, Patience, PullOptions};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::time::Duration;
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -77,6 +79,10 @@ path_with_default! {
 path_with_default! {
     /// `image.hosts_dir`
     HostsDir, "/etc/podbox/hosts"
+}
+path_with_default! {
+    /// `image.auth_file`
+    AuthFilePath, "/etc/podbox/auth.json"
 }
 
 /// `log_level`
@@ -150,6 +156,24 @@ pub struct ImageConfig {
     pub default_registry: RegistryHost,
     /// Per-registry settings in containerd's `hosts.toml` layout.
     pub hosts_dir: HostsDir,
+    /// Credentials for pulls that bring none, as docker's `config.json` has them.
+    pub auth_file: AuthFilePath,
+    /// A registry that sends nothing for so long is given up on.
+    pub progress_timeout_seconds: ProgressTimeout,
+    /// Names of images that the kubelet is told not to remove.
+    pub pinned: Vec<String>,
+}
+
+impl ImageConfig {
+    /// What pulls are to keep to.
+    pub fn pull_options(&self) -> PullOptions {
+        PullOptions {
+            hosts_dir: Some(self.hosts_dir.as_ref().to_owned()),
+            auth_file: Some(AuthFile::new(self.auth_file.as_ref())),
+            patience: Patience { progress: Duration::from_secs(self.progress_timeout_seconds.seconds().into()), ..Patience::default() },
+            ..PullOptions::default()
+        }
+    }
 }
 
 /// `[stream]`
@@ -192,8 +216,7 @@ impl Config {
     /// Keys that were given another value than their default and that nothing looks at yet, each with the file and the line that
     /// set it.
     pub fn without_effect(&self) -> Vec<(&'static str, String)> {
-        let set =
-            [("stream.address", self.stream != StreamConfig::default()), ("image.hosts_dir", self.image.hosts_dir != HostsDir::default())];
+        let set = [("stream.address", self.stream != StreamConfig::default())];
         let place = |key| self.origin.place_of(key).map(|(path, line)| format!("{}:{line}", path.display())).unwrap_or_default();
         set.into_iter().filter(|(_, set)| *set).map(|(key, _)| (key, place(key))).collect()
     }
@@ -228,6 +251,9 @@ subnets = ["10.88.0.0/16", "fd00:10:88::/64"]
 [image]
 default_registry = "docker.io"
 hosts_dir = "/etc/podbox/hosts"
+auth_file = "/etc/podbox/auth.json"
+progress_timeout_seconds = 60
+pinned = []
 [stream]
 address = "127.0.0.1:0"
 [metrics]
@@ -260,6 +286,7 @@ address = ""
             ("[metrics]\naddress = \"0.0.0.0:9500\"\n", 2, "metrics.address", "0.0.0.0:9500"),
             ("[metrics]\naddress = \"[2001:db8::1]:9500\"\n", 2, "metrics.address", "2001:db8::1"),
             ("[image]\nhosts_dir = \"hosts\"\n", 2, "image.hosts_dir", "absolute"),
+            ("[image]\nprogress_timeout_seconds = 0\n", 2, "image.progress_timeout_seconds", "3600"),
         ] {
             let error = error_of(text);
             assert!(error.starts_with(&format!("FILE:{line}: {key}: ")), "{error:?} for {text:?}");
@@ -296,8 +323,8 @@ address = ""
         std::fs::write(&path, "[image]\nhosts_dir = \"/hosts\"\n[stream]\naddress = \"127.0.0.1:10010\"\n").expect("write");
         let place = |line: usize| format!("{}:{line}", path.display());
         let found = Config::load(Some(&path)).expect("well-formed").without_effect();
-        assert_eq!(found, [("stream.address", place(4)), ("image.hosts_dir", place(2))]);
-        std::fs::write(&path, "[image]\nhosts_dir = \"/etc/podbox/hosts\"\n").expect("write");
+        assert_eq!(found, [("stream.address", place(4))]);
+        std::fs::write(&path, "[stream]\naddress = \"127.0.0.1:0\"\n").expect("write");
         assert_eq!(Config::load(Some(&path)).expect("well-formed").without_effect(), []);
     }
 }

@@ -45,7 +45,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::plan::{Layout, NodeFacts, PodParent};
 use podbox_cgroup::Hierarchies;
-use podbox_image::ImageStore;
+use podbox_image::{ImageStore, Puller, Reference};
 use std::sync::Arc;
 
 /// The parts of the node that effects act on: made once, when the daemon starts.
@@ -62,6 +62,10 @@ pub struct Node {
     pub hierarchies: Hierarchies,
     /// Images and containers' own layers.
     pub images: Arc<ImageStore>,
+    /// Brings images from registries.
+    pub puller: Puller,
+    /// Names of images that the kubelet is not to remove.
+    pub pinned: Arc<[Reference]>,
     /// The pod network.
     pub network: Network,
     /// Pause and the monitor.

@@ -2,13 +2,18 @@
 //!
 //! These commands work on the store itself, beside a daemon or without one.
 
+mod progress;
+
+use crate::chain::Chain;
 use crate::config::Config;
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use podbox_image::{ImageRecord, ImageStore, Progress, Reference, StoreOptions};
+use podbox_image::{AuthFile, Credentials, ImageRecord, ImageStore, Progress, PullOptions, Puller, Reference, StoreOptions};
+use progress::PullView;
 use serde_json::json;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How results are shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -34,6 +39,23 @@ pub enum ImageCommand {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Pull an image from its registry.
+    ///
+    /// Progress is shown on standard error: bars on a terminal, lines elsewhere. Credentials are those of `--username`, or of the
+    /// file of credentials.
+    Pull {
+        /// Its name: `[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]`.
+        image: String,
+        /// Who asks for it; the password is the first line of standard input.
+        #[arg(long, value_name = "NAME")]
+        username: Option<String>,
+        /// Credentials as docker's config.json has them [default: `image.auth_file`, or else docker's own]
+        #[arg(long, value_name = "FILE")]
+        authfile: Option<PathBuf>,
+        /// How the result is shown.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// List images.
     List {
         /// How the result is shown.
@@ -44,6 +66,9 @@ pub enum ImageCommand {
     Remove {
         /// A name or an id.
         image: String,
+        /// How the result is shown.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
     },
 }
 
@@ -59,16 +84,64 @@ pub fn run(config: &Config, command: ImageCommand) -> anyhow::Result<()> {
             let imported = store.import_observed(&file, name.as_ref(), &mut |progress| tell(&progress, colour));
             show(&imported.with_context(|| format!("import {}", file.display()))?, output)
         }
+        ImageCommand::Pull { image, username, authfile, output } => {
+            let credentials = username.map(read_password).transpose()?.unwrap_or_default();
+            let mut options = config.image.pull_options();
+            options.auth_file = Some(AuthFile::new(&choose_auth_file(config, authfile)));
+            show(&[pull(store, options, &image, credentials, output)?], output)
+        }
         ImageCommand::List { output } => show(&store.list().context("list the images")?, output),
-        ImageCommand::Remove { image } => {
+        ImageCommand::Remove { image, output } => {
             let removed = store.remove(&image).with_context(|| format!("remove {image}"))?;
-            let text = match removed {
-                Some(record) => format!("removed {}\n", record.id),
-                None => format!("{image} was not there\n"),
+            let text = match (output, removed) {
+                (Output::Json, removed) => {
+                    let removed: Vec<_> = removed.iter().map(|record| describe(record)).collect();
+                    serde_json::to_string_pretty(&removed).context("write JSON")? + "\n"
+                }
+                (Output::Text, Some(record)) => format!("removed {}\n", record.id),
+                (Output::Text, None) => format!("{image} was not there\n"),
             };
             io::stdout().write_all(text.as_bytes()).context("write")
         }
     }
+}
+
+fn pull(
+    store: ImageStore,
+    options: PullOptions,
+    image: &str,
+    credentials: Credentials,
+    output: Output,
+) -> anyhow::Result<Arc<ImageRecord>> {
+    let bars = io::stderr().is_terminal() && output == Output::Text;
+    let progress = Arc::new(PullView::new(bars));
+    let observer = {
+        let progress = progress.clone();
+        Arc::new(move |event| progress.tell(event))
+    };
+    let puller = Puller::observed(Arc::new(store), options, observer);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start the runtime")?;
+    let pulled = runtime.block_on(puller.pull(image, credentials));
+    progress.end();
+    // The chain of a shared error is told here: it cannot be handed on.
+    pulled.map_err(|error| anyhow::anyhow!("pull {image}: {}", Chain(&*error)))
+}
+
+/// The one given; else the daemon's, if it is there; else docker's.
+fn choose_auth_file(config: &Config, given: Option<PathBuf>) -> PathBuf {
+    let own = config.image.auth_file.as_ref().to_owned();
+    let docker = || {
+        let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+        let folder = folder.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")));
+        folder.map(|folder| folder.join("config.json")).filter(|path| path.exists())
+    };
+    given.unwrap_or_else(|| if own.exists() { own } else { docker().unwrap_or(own) })
+}
+
+fn read_password(username: String) -> anyhow::Result<Credentials> {
+    let mut password = String::new();
+    io::stdin().lock().read_line(&mut password).context("read the password from standard input")?;
+    Ok(Credentials::Password { username, password: password.trim_end_matches(['\r', '\n']).to_owned() })
 }
 
 fn tell(progress: &Progress, colour: bool) {

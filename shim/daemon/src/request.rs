@@ -7,6 +7,7 @@
 mod common;
 mod container;
 mod device;
+mod pull;
 mod resources;
 mod sandbox;
 mod security;
@@ -16,6 +17,7 @@ mod subject;
 pub use common::Labels;
 pub use container::{ContainerConfig, ContainerMetadata, Mount, Propagation, StopSignal};
 pub use device::Device;
+pub use pull::PullConfig;
 pub use resources::Resources;
 pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, SandboxPidMode};
 pub use security::{Capabilities, GroupsPolicy, PathLists, PidMode, SecurityContext, UserRequest};

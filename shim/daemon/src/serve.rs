@@ -17,7 +17,7 @@ use anyhow::Context;
 use futures_util::{Stream, StreamExt};
 use ipnetwork::IpNetwork;
 use podbox_cgroup::Hierarchies;
-use podbox_image::{ImageStore, StoreOptions};
+use podbox_image::{ImageStore, Puller, Reference, StoreOptions};
 use podbox_netns::BridgeClaim;
 use podbox_proto::FILE_DESCRIPTOR_SET;
 use podbox_proto::v1::image_service_server::ImageServiceServer;
@@ -188,11 +188,15 @@ async fn discover(config: Config, open_files: Rlimit) -> anyhow::Result<Node> {
     let subnets = pod_subnets(&config, &layout);
     let images = ImageStore::open_with(config.root_dir.as_ref(), options).context("open the image store")?;
     let images = Arc::new(images);
+    let puller = Puller::new(images.clone(), config.image.pull_options());
+    let pinned = pinned_images(&config)?;
     Ok(Node {
         facts: discover_facts(&hierarchies, driver).context("find out about the node")?,
         pod_parent,
         layers: Arc::new(Layers::new(images.clone())),
         images,
+        puller,
+        pinned,
         meters: Meters::new(hierarchies.clone()),
         metrics: Arc::new(Metrics::default()),
         network: Network::new(config.network.bridge.as_str(), &subnets).context("network.subnets")?,
@@ -202,6 +206,13 @@ async fn discover(config: Config, open_files: Rlimit) -> anyhow::Result<Node> {
         layout,
         config,
     })
+}
+
+/// The images that are to stay.
+fn pinned_images(config: &Config) -> anyhow::Result<Arc<[Reference]>> {
+    let parse = |name: &String| Reference::parse(name, config.image.default_registry.as_str());
+    let parsed: Result<Vec<Reference>, _> = config.image.pinned.iter().map(parse).collect();
+    Ok(parsed.map_err(|error| config.refused("image.pinned", &error.to_string()))?.into())
 }
 
 /// The subnets of new pods: what the kubelet said last holds, until it says otherwise.

@@ -8,6 +8,8 @@
 mod docker;
 mod oci;
 
+pub(crate) use oci::{Content, Descriptor, INDEX_DEPTH_MAX, accepted_manifests, content, for_this_machine, manifest_parts};
+
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -77,7 +79,7 @@ pub(crate) struct PlannedImage {
 }
 
 /// A layer to import.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PlannedLayer {
     pub(crate) diff_id: Digest,
     /// Its name in the source.
@@ -92,6 +94,9 @@ pub(crate) struct Blob {
     pub(crate) digest: Digest,
     pub(crate) size_bytes: u64,
 }
+
+/// A manifest's layers: each one's name in the source, and its descriptor's promise where there is one.
+pub(crate) type NamedLayers = Vec<(String, Option<Blob>)>;
 
 /// Names to give and bounds to keep.
 pub(crate) struct PlanOptions<'a> {
@@ -154,10 +159,10 @@ fn parse<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<T, Error> {
 }
 
 /// Parses an image configuration, whose digest is the image's ID, and pairs its diff IDs with the manifest's layers.
-fn planned_image(
+pub(crate) fn planned_image(
     config_object: &str,
     config_bytes: Vec<u8>,
-    layers: Vec<(String, Option<Blob>)>,
+    layers: NamedLayers,
     limits: &Limits,
 ) -> Result<PlannedImage, Error> {
     let id = Digest::of(&config_bytes);

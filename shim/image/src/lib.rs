@@ -1,4 +1,4 @@
-//! Images: references, import of archives, verified layers unpacked once, snapshots for containers, removal.
+//! Images: references, import of archives, pulls from registries, verified layers unpacked once, snapshots for containers, removal.
 //!
 //! Everything below one root directory belongs to an [`ImageStore`]. An image is its configuration (whose SHA-256 is the
 //! image ID) and the layers the configuration lists; a layer is unpacked once, into an overlayfs lower directory named
@@ -9,7 +9,7 @@
 //! - Nothing from an image is trusted before its digest matched, and nothing is visible to others before that.
 //! - Names inside an image are resolved by the kernel below a directory descriptor, never by joining path strings.
 //! - Whatever an image says, memory is bounded: documents, headers, lists and file reads all have limits ([`Limits`]).
-//! - Everything here blocks; callers with an async runtime use a thread meant for that.
+//! - Everything here blocks, pulls aside; callers with an async runtime use a thread meant for that.
 //!
 //! This crate knows neither the CRI nor the daemon: it mounts nothing and starts nothing.
 
@@ -18,7 +18,9 @@ mod decompress;
 pub mod digest;
 mod error;
 mod import;
+mod pull;
 pub mod reference;
+pub mod registry;
 mod rootfs;
 mod store;
 mod tarstream;
@@ -29,7 +31,9 @@ pub mod user;
 pub use digest::Digest;
 pub use error::Error;
 pub use import::Progress;
+pub use pull::{Observer, PullError, PullOptions, PullProgress, Puller};
 pub use reference::{Reference, ReferenceError};
+pub use registry::{AuthFile, Credentials, Patience, RegistryError};
 pub use rootfs::{RootFs, RootFsError};
 pub use store::record::{ImageConfig, ImageRecord};
 pub use store::snapshot::{Snapshot, TakenSnapshot};

@@ -113,6 +113,14 @@ impl Reference {
         Ok(Self { registry: registry.to_owned(), repository, tag, digest })
     }
 
+    /// The same name, without the tag if it has a digest: what is asked for by both is what has the digest, and nobody says that the
+    /// tag points to it.
+    #[must_use]
+    pub fn without_idle_tag(self) -> Self {
+        let tag = self.tag.filter(|_| self.digest.is_none());
+        Self { tag, ..self }
+    }
+
     /// The registry, `host` or `host:port`.
     #[must_use]
     pub fn registry(&self) -> &str {

@@ -15,11 +15,12 @@
 //! - A record names only layers that are there; layers are put in place before the record and removed after it.
 //! - A damaged record is renamed aside. It costs one image, never the store.
 //!
-//! Later sources of images put blobs in `tmp/` and go the way of [`ImageStore::import`].
+//! Images come by [`ImageStore::import`] or from a registry ([`crate::Puller`]); layers of both go the same way.
 
 mod index;
 mod layers;
 mod lock;
+pub(crate) mod pulled;
 pub(crate) mod record;
 pub(crate) mod snapshot;
 pub(crate) mod usage;

@@ -25,7 +25,12 @@ pub enum InvalidValue {
     /// Not the name of a registry.
     #[error("a registry's host name is due, not {0:?}")]
     Registry(String),
+    /// A time that is none, or too long to be one.
+    #[error("1 to {TIMEOUT_SECONDS_MAX} seconds are due, not {0}")]
+    Timeout(u32),
 }
+
+const TIMEOUT_SECONDS_MAX: u32 = 3600;
 
 macro_rules! checked_text {
     ($name:ident) => {
@@ -171,6 +176,32 @@ impl Default for RegistryHost {
 }
 
 checked_text!(RegistryHost);
+
+/// How long a registry may be silent, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct ProgressTimeout(u32);
+
+impl ProgressTimeout {
+    /// In seconds, at least one.
+    pub fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for ProgressTimeout {
+    fn default() -> Self {
+        Self(60)
+    }
+}
+
+impl TryFrom<u32> for ProgressTimeout {
+    type Error = InvalidValue;
+
+    fn try_from(seconds: u32) -> Result<Self, InvalidValue> {
+        if (1..=TIMEOUT_SECONDS_MAX).contains(&seconds) { Ok(Self(seconds)) } else { Err(InvalidValue::Timeout(seconds)) }
+    }
+}
 
 /// An address and a port to listen on; port 0 takes a free one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use super::stream::{Pieces, pieces};
 use super::{Cri, images, status};
 use crate::effects::now_ns;
-use crate::request::{RequestError, required};
+use crate::request::{PullConfig, RequestError, required};
 use podbox_image::{Error as ImageError, ImageStore, Usage};
 use podbox_proto::v1;
 use podbox_proto::v1::image_service_server::ImageService;
@@ -23,9 +23,10 @@ impl Cri {
 
     async fn list(&self, filter: Option<v1::ImageFilter>) -> Result<Vec<v1::Image>, Status> {
         let wanted = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
+        let pinned = self.node.pinned.clone();
         self.with_images(move |store| {
             let found = if wanted.is_empty() { store.list()? } else { store.find(&wanted)?.into_iter().collect() };
-            Ok(found.iter().map(|record| images::image(record)).collect())
+            Ok(found.iter().map(|record| images::image(record, &pinned)).collect())
         })
         .await
     }
@@ -61,17 +62,24 @@ impl ImageService for Cri {
     async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Result<Response<v1::ImageStatusResponse>, Status> {
         let request = request.into_inner();
         let (wanted, verbose) = (reference(request.image)?, request.verbose);
+        let pinned = self.node.pinned.clone();
         let answer = self.with_images(move |store| {
             let Some(record) = store.find(&wanted)? else { return Ok(v1::ImageStatusResponse::default()) };
             let config = if verbose { store.config_json(&record.id)? } else { None };
             let info = if verbose { images::info(&record, config.as_deref()) } else { Default::default() };
-            Ok(v1::ImageStatusResponse { image: Some(images::image(&record)), info })
+            Ok(v1::ImageStatusResponse { image: Some(images::image(&record, &pinned)), info })
         });
         answer.await.map(Response::new)
     }
 
-    async fn pull_image(&self, _request: Request<v1::PullImageRequest>) -> Result<Response<v1::PullImageResponse>, Status> {
-        Err(status::unimplemented("PullImage"))
+    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Result<Response<v1::PullImageResponse>, Status> {
+        let default_registry = self.node.config.image.default_registry.as_str();
+        let PullConfig { image, credentials } =
+            PullConfig::try_from_request(request.into_inner(), default_registry).map_err(status::of_request)?;
+        // A caller that gives up drops this, and the pull goes with the last of them.
+        let pulled = self.node.puller.pull(&image, credentials).await;
+        let record = pulled.map_err(|error| status::of_pull(&image, &error))?;
+        Ok(Response::new(v1::PullImageResponse { image_ref: record.id.to_string() }))
     }
 
     async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Result<Response<v1::RemoveImageResponse>, Status> {

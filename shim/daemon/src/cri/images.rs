@@ -1,6 +1,6 @@
 //! Images as the CRI shows them.
 
-use podbox_image::ImageRecord;
+use podbox_image::{ImageRecord, Reference};
 use podbox_proto::v1;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -14,8 +14,12 @@ fn user(user: &str) -> (Option<v1::Int64Value>, String) {
     }
 }
 
-/// A list's entry. Nothing is pinned: podbox needs no image of its own.
-pub(super) fn image(record: &ImageRecord) -> v1::Image {
+/// A list's entry. Pinned is what the configuration names: podbox needs no image of its own.
+pub(super) fn image(record: &ImageRecord, pinned: &[Reference]) -> v1::Image {
+    let is_pinned = |name: &Reference| match name.digest() {
+        Some(digest) => record.repo_digests.contains(&name.repo_digest(digest)),
+        None => name.repo_tag().is_some_and(|tag| record.repo_tags.contains(&tag)),
+    };
     let (uid, username) = user(&record.config.user);
     v1::Image {
         id: record.id.to_string(),
@@ -25,7 +29,7 @@ pub(super) fn image(record: &ImageRecord) -> v1::Image {
         uid,
         username,
         spec: Some(v1::ImageSpec { image: record.id.to_string(), ..Default::default() }),
-        pinned: false,
+        pinned: pinned.iter().any(is_pinned),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::plan::{CapabilityError, PlanError};
 use crate::pod::PodError;
 use crate::request::{RequestError, Subject};
 use crate::store::{LookupError, RecordError};
-use podbox_image::Error as ImageError;
+use podbox_image::{Error as ImageError, PullError, RegistryError, UnpackError};
 use podbox_netns::BridgeError;
 use rustix::io::Errno;
 use std::io;
@@ -39,6 +39,49 @@ pub(super) fn of_lookup(error: LookupError) -> Status {
 /// Images.
 pub(super) fn of_image(error: ImageError) -> Status {
     Status::new(image_code(&error), Chain(&error).to_string())
+}
+
+/// A pull. The kubelet looks at how the message of `Unknown` begins: it tells its user that the registry is to blame, or that the
+/// image is not what was vouched for.
+pub(super) fn of_pull(image: &str, error: &PullError) -> Status {
+    let chain = Chain(error);
+    match error.cause() {
+        PullError::Registry(error) if error.is_unavailable() => Status::unknown(format!("RegistryUnavailable: pull {image}: {chain}")),
+        cause if is_forged(cause) => Status::unknown(format!("SignatureValidationFailed: pull {image}: {chain}")),
+        cause => Status::new(pull_code(cause), format!("pull {image}: {chain}")),
+    }
+}
+
+fn is_forged(error: &PullError) -> bool {
+    use ImageError as E;
+    match error {
+        PullError::Registry(error) => error.is_forged(),
+        PullError::Store(error) => matches!(error, E::SizeMismatch { .. } | E::DigestMismatch { .. } | E::DiffIdMismatch { .. }),
+        PullError::Reference(_) | PullError::Layer(_) | PullError::CutOff => false,
+    }
+}
+
+fn pull_code(error: &PullError) -> Code {
+    use RegistryError as E;
+    match error {
+        PullError::Reference(_) => Code::InvalidArgument,
+        PullError::Registry(E::NotFound { .. }) => Code::NotFound,
+        PullError::Registry(E::Denied { .. }) => Code::PermissionDenied,
+        PullError::Registry(E::Hosts { .. } | E::AuthFile { .. } | E::NoEndpoint { .. } | E::Setup { .. }) => Code::FailedPrecondition,
+        PullError::Registry(_) => Code::Unknown,
+        PullError::Store(ImageError::Unpack { source, .. }) => unpack_code(source),
+        PullError::Store(error) => image_code(error),
+        PullError::Layer(error) => pull_code(error),
+        PullError::CutOff => Code::Unavailable,
+    }
+}
+
+/// A full disk is the node's, whatever else a layer cannot be unpacked for is the image's.
+fn unpack_code(error: &UnpackError) -> Code {
+    match error {
+        UnpackError::Entry { source, .. } => io_code(&(*source).into()),
+        _ => Code::Internal,
+    }
 }
 
 /// Pods.

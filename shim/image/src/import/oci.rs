@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ARCHITECTURE, Blob, OS, PlanOptions, PlannedImage, parse, planned_image, read_verified};
+use super::{ARCHITECTURE, Blob, NamedLayers, OS, PlanOptions, PlannedImage, parse, planned_image, read_verified};
 use crate::Error;
 use crate::archive::{Object, Source};
 use crate::digest::Digest;
 use crate::reference::Reference;
+use crate::unpack::Limits;
 
-const INDEX_DEPTH_MAX: usize = 4;
+/// How many indexes may lead to a manifest.
+pub(crate) const INDEX_DEPTH_MAX: usize = 4;
 const IMAGE_NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -44,8 +46,9 @@ struct Document {
     layers: Option<Vec<Descriptor>>,
 }
 
+/// What a document says of another one, or of a blob.
 #[derive(Deserialize, Clone)]
-struct Descriptor {
+pub(crate) struct Descriptor {
     #[serde(rename = "mediaType", default)]
     media_type: String,
     digest: Digest,
@@ -56,20 +59,21 @@ struct Descriptor {
 }
 
 #[derive(Deserialize, Clone)]
-struct Platform {
+pub(crate) struct Platform {
     #[serde(default)]
     os: String,
     #[serde(default)]
     architecture: String,
 }
 
-enum Content {
+/// A document, by what it has.
+pub(crate) enum Content {
     Index(Vec<Descriptor>),
     Manifest { config: Descriptor, layers: Vec<Descriptor> },
 }
 
 impl Descriptor {
-    fn blob(&self) -> Blob {
+    pub(crate) fn blob(&self) -> Blob {
         Blob { digest: self.digest.clone(), size_bytes: self.size }
     }
 
@@ -98,7 +102,7 @@ pub(super) fn plan(source: &Source, index: Object, options: &PlanOptions<'_>) ->
     }
     let object = index.name.clone();
     let bytes = index.read(options.limits.document_bytes)?;
-    let Content::Index(descriptors) = content(&object, &bytes, options)? else {
+    let Content::Index(descriptors) = content(&object, &bytes, options.limits)? else {
         return Err(Error::MediaType { object, media_type: MANIFEST_TYPES[0].to_owned() });
     };
     let fitting: Vec<&Descriptor> = descriptors.iter().filter(|descriptor| descriptor.fits()).collect();
@@ -129,9 +133,9 @@ fn image(source: &Source, target: &Descriptor, options: &PlanOptions<'_>) -> Res
             return Err(Error::MediaType { object, media_type: descriptor.media_type });
         }
         let bytes = read_verified(source.required(&object)?, &descriptor.blob(), options.limits)?;
-        match content(&object, &bytes, options)? {
+        match content(&object, &bytes, options.limits)? {
             Content::Index(manifests) => {
-                descriptor = manifests.into_iter().find(Descriptor::fits).ok_or_else(|| no_platform(object))?;
+                descriptor = for_this_machine(manifests, object)?;
             }
             Content::Manifest { config, layers } => {
                 let mut image = manifest_image(source, &config, &layers, options)?;
@@ -145,29 +149,44 @@ fn image(source: &Source, target: &Descriptor, options: &PlanOptions<'_>) -> Res
 
 fn manifest_image(source: &Source, config: &Descriptor, layers: &[Descriptor], options: &PlanOptions<'_>) -> Result<PlannedImage, Error> {
     let object = config.object();
-    if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
-        return Err(Error::MediaType { object, media_type: config.media_type.clone() });
-    }
-    let layers = layers
-        .iter()
-        .map(|layer| {
-            if !is_layer_type(&layer.media_type) {
-                return Err(Error::MediaType { object: layer.object(), media_type: layer.media_type.clone() });
-            }
-            Ok((layer.object(), Some(layer.blob())))
-        })
-        .collect::<Result<_, _>>()?;
-    let bytes = read_verified(source.required(&object)?, &config.blob(), options.limits)?;
+    let (blob, layers) = manifest_parts(config, layers, options.limits)?;
+    let bytes = read_verified(source.required(&object)?, &blob, options.limits)?;
     planned_image(&object, bytes, layers, options.limits)
 }
 
+/// The configuration and the layers that a manifest names, if they are an image's.
+pub(crate) fn manifest_parts(config: &Descriptor, layers: &[Descriptor], limits: &Limits) -> Result<(Blob, NamedLayers), Error> {
+    if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
+        return Err(Error::MediaType { object: config.object(), media_type: config.media_type.clone() });
+    }
+    if layers.len() > limits.layers {
+        return Err(Error::TooManyLayers { id: config.digest.clone(), layers: layers.len(), limit: limits.layers });
+    }
+    let layer = |layer: &Descriptor| match is_layer_type(&layer.media_type) {
+        true => Ok((layer.object(), Some(layer.blob()))),
+        false => Err(Error::MediaType { object: layer.object(), media_type: layer.media_type.clone() }),
+    };
+    let layers = layers.iter().map(layer).collect::<Result<_, _>>()?;
+    Ok((config.blob(), layers))
+}
+
+/// The first manifest of an index that may be for this machine.
+pub(crate) fn for_this_machine(manifests: Vec<Descriptor>, object: String) -> Result<Descriptor, Error> {
+    manifests.into_iter().find(Descriptor::fits).ok_or_else(|| no_platform(object))
+}
+
+/// The media types of what a name may point to, for an `Accept` header.
+pub(crate) fn accepted_manifests() -> String {
+    [INDEX_TYPES, MANIFEST_TYPES].concat().join(", ")
+}
+
 /// Decides what a document is by its content, refusing one that two readers could take for different things.
-fn content(object: &str, bytes: &[u8], options: &PlanOptions<'_>) -> Result<Content, Error> {
+pub(crate) fn content(object: &str, bytes: &[u8], limits: &Limits) -> Result<Content, Error> {
     let document: Document = parse(object, bytes)?;
     match (document.manifests, document.config, document.layers) {
         (Some(manifests), None, None) => {
-            if manifests.len() > options.limits.manifests {
-                return Err(Error::TooManyManifests { object: object.to_owned(), limit: options.limits.manifests });
+            if manifests.len() > limits.manifests {
+                return Err(Error::TooManyManifests { object: object.to_owned(), limit: limits.manifests });
             }
             Ok(Content::Index(manifests))
         }

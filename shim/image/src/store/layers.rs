@@ -1,7 +1,7 @@
 //! Layers on disk: unpacked in `tmp/`, put in place when their digests matched, collected when nothing uses them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io;
+use std::io::{self, BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -17,6 +17,7 @@ use crate::decompress::Decompressed;
 use crate::digest::{Digest, Hashing};
 use crate::import::{PlannedLayer, Progress};
 use crate::tarstream::TarStream;
+use crate::tree::Usage;
 use crate::{Error, tree, unpack};
 
 /// Layers that are unpacked and verified but not in their place yet; what is never put in place is removed.
@@ -58,30 +59,8 @@ impl<'a> StagedLayers<'a> {
             return Err(Error::SizeMismatch { object: object.name, expected_bytes: blob.size_bytes, actual_bytes: stored_bytes });
         }
         observe(Progress::LayerStarted { diff_id: diff_id.clone(), stored_bytes });
-        let failed = |source| Error::StoreLayer { diff_id: diff_id.clone(), source };
-        let fs = staging.join(UPPER);
-        std::fs::create_dir(&fs).map_err(failed)?;
-        let root = tree::open_directory(&fs).map_err(failed)?;
-        // What the layer does not say about its root is as Docker makes it.
-        rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(0o755)).map_err(|errno| failed(errno.into()))?;
-
-        let read_failed = |source| Error::ReadObject { object: layer.object.clone(), source };
-        let limits = &self.store.options.limits;
-        let plain = Decompressed::new(object.into_reader()).map_err(read_failed)?;
-        let mut stream = TarStream::new(Hashing::new(plain, limits.layer_bytes));
-        let unpacked = unpack::unpack(&mut stream, root.as_fd(), self.store.scratch.as_fd(), limits).map_err(|source| Error::Unpack {
-            object: layer.object.clone(),
-            diff_id: diff_id.clone(),
-            source: Box::new(source),
-        })?;
-        let (actual_diff_id, _, decompressed) = stream.into_inner().finish().map_err(read_failed)?;
-        let (actual_digest, _, _) = decompressed.into_compressed().into_inner().finish().map_err(read_failed)?;
-        verify(layer, actual_digest, actual_diff_id)?;
-
-        let usage = tree::usage(root.as_fd()).map_err(failed)?;
-        let record = LayerFile::new(diff_id.clone(), usage, unpacked.has_root_entry, unpacked.has_opaque_root);
-        write_json(&staging.join(LAYER_RECORD), &record).map_err(failed)?;
-        observe(Progress::LayerUnpacked { diff_id: diff_id.clone(), usage });
+        let usage = unpack_layer(self.store, staging, layer, object.into_reader())?;
+        observe(Progress::LayerUnpacked { diff_id, usage });
         Ok(())
     }
 
@@ -108,6 +87,40 @@ impl Drop for StagedLayers<'_> {
     }
 }
 
+/// Unpacks a layer's blob into `staging`, with its record, and compares what it was with what it should be.
+pub(super) fn unpack_layer<R: Read>(
+    store: &ImageStore,
+    staging: &Path,
+    layer: &PlannedLayer,
+    blob: BufReader<Hashing<R>>,
+) -> Result<Usage, Error> {
+    let diff_id = layer.diff_id.clone();
+    let failed = |source| Error::StoreLayer { diff_id: diff_id.clone(), source };
+    let fs = staging.join(UPPER);
+    std::fs::create_dir(&fs).map_err(failed)?;
+    let root = tree::open_directory(&fs).map_err(failed)?;
+    // What the layer does not say about its root is as Docker makes it.
+    rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(0o755)).map_err(|errno| failed(errno.into()))?;
+
+    let read_failed = |source| Error::ReadObject { object: layer.object.clone(), source };
+    let limits = &store.options.limits;
+    let plain = Decompressed::new(blob).map_err(read_failed)?;
+    let mut stream = TarStream::new(Hashing::new(plain, limits.layer_bytes));
+    let unpacked = unpack::unpack(&mut stream, root.as_fd(), store.scratch.as_fd(), limits).map_err(|source| Error::Unpack {
+        object: layer.object.clone(),
+        diff_id: diff_id.clone(),
+        source: Box::new(source),
+    })?;
+    let (actual_diff_id, _, decompressed) = stream.into_inner().finish().map_err(read_failed)?;
+    let (actual_digest, _, _) = decompressed.into_compressed().into_inner().finish().map_err(read_failed)?;
+    verify(layer, actual_digest, actual_diff_id)?;
+
+    let usage = tree::usage(root.as_fd()).map_err(failed)?;
+    let record = LayerFile::new(diff_id.clone(), usage, unpacked.has_root_entry, unpacked.has_opaque_root);
+    write_json(&staging.join(LAYER_RECORD), &record).map_err(failed)?;
+    Ok(usage)
+}
+
 fn verify(layer: &PlannedLayer, digest: Digest, diff_id: Digest) -> Result<(), Error> {
     if let Some(blob) = &layer.blob
         && blob.digest != digest
@@ -121,7 +134,7 @@ fn verify(layer: &PlannedLayer, digest: Digest, diff_id: Digest) -> Result<(), E
 }
 
 impl ImageStore {
-    fn install_layer(&self, diff_id: &Digest, staging: &Path) -> io::Result<()> {
+    pub(super) fn install_layer(&self, diff_id: &Digest, staging: &Path) -> io::Result<()> {
         let place = self.layer_dir(diff_id);
         loop {
             match renameat_with(CWD, staging, CWD, &place, RenameFlags::NOREPLACE) {
@@ -156,7 +169,7 @@ impl ImageStore {
 
     /// Removes layers that no image and no snapshot uses. While an import runs, here or in another process, this is put
     /// off: that import does it when it ends.
-    pub(super) fn collect_layers(&self) -> Result<(), Error> {
+    pub(crate) fn collect_layers(&self) -> Result<(), Error> {
         let _tmp = Lock::shared(self.root(), TMP)?;
         let Some(layers) = Lock::try_exclusive(self.root(), LAYERS)? else {
             self.collection_due.store(true, Ordering::Relaxed);

@@ -1,0 +1,296 @@
+//! Pulls images from registries into the store.
+//!
+//! ```text
+//! pull ── one flight an image ──▶ what the tag means ─▶ manifest for this machine ─▶ configuration
+//!                                                                   │
+//!                             one flight a layer, so many at once: stream ─▶ digest, inflate, diff ID, unpack
+//!                                                                   │
+//!                             all verified: synced, put in place, recorded under its name
+//! ```
+//!
+//! What holds throughout:
+//!
+//! - Who asks for what is on its way already waits for the same download: the same image with the same credentials, the same layer for
+//!   whatever image. When the last one who waits leaves, it is given up.
+//! - A layer is unpacked while it streams and is a directory in `tmp/` until its blob's digest and its diff ID matched. What
+//!   is left there by a crash or a full disk goes with the next start, or at once.
+//! - An image appears whole, under the names it was asked for by, after all its layers did.
+//! - Who gives a digest gets what has it. The tag beside a digest means nothing, as with Docker.
+
+mod error;
+mod flights;
+mod layer;
+
+pub use error::PullError;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use crate::digest::Digest;
+use crate::import::{self, Content, Descriptor, PlannedImage, PlannedLayer};
+use crate::reference::Reference;
+use crate::registry::{AuthFile, Credentials, Document, Origin, Patience, RegistryError, Session, Transport};
+use crate::store::pulled::{PulledLayer, WorkLocks};
+use crate::store::record::ImageRecord;
+use crate::{Error, ImageStore};
+use flights::Flights;
+use layer::LayerPull;
+
+/// How pulls are done.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// Where `hosts.toml` files are.
+    pub hosts_dir: Option<PathBuf>,
+    /// Credentials of whoever asks without any.
+    pub auth_file: Option<AuthFile>,
+    /// How long a registry may be silent.
+    pub patience: Patience,
+    /// How many layers are downloaded and unpacked at once, of all images.
+    pub layers_at_once: usize,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self { hosts_dir: None, auth_file: None, patience: Patience::default(), layers_at_once: 4 }
+    }
+}
+
+/// What a pull is doing, for whoever watches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullProgress {
+    /// It is known what the image is.
+    Image {
+        /// The image's ID.
+        id: Digest,
+        /// Its layers, lowest first: blob, and its size in bytes.
+        layers: Vec<(Digest, u64)>,
+    },
+    /// A layer is in the store already.
+    Present {
+        /// Its blob.
+        blob: Digest,
+    },
+    /// Bytes of a layer came.
+    Bytes {
+        /// Its blob.
+        blob: Digest,
+        /// How many came.
+        count: u64,
+    },
+    /// A layer is unpacked and verified.
+    Unpacked {
+        /// Its blob.
+        blob: Digest,
+    },
+}
+
+/// Who watches pulls.
+pub type Observer = Arc<dyn Fn(PullProgress) + Send + Sync>;
+
+type Shared<T> = Result<Arc<T>, Arc<PullError>>;
+
+/// Pulls images into one store.
+pub struct Puller {
+    context: Arc<Context>,
+}
+
+/// What every pull needs.
+struct Context {
+    store: Arc<ImageStore>,
+    options: PullOptions,
+    transport: Arc<Transport>,
+    room: Semaphore,
+    images: Flights<(Reference, Credentials), Shared<ImageRecord>>,
+    layers: Flights<(Digest, Digest), Shared<PulledLayer>>,
+    observe: Observer,
+}
+
+impl Puller {
+    /// Pulls into `store`.
+    #[must_use]
+    pub fn new(store: Arc<ImageStore>, options: PullOptions) -> Self {
+        Self::observed(store, options, Arc::new(|_| {}))
+    }
+
+    /// [`Puller::new`] that tells `observe` what its pulls are doing.
+    #[must_use]
+    pub fn observed(store: Arc<ImageStore>, options: PullOptions, observe: Observer) -> Self {
+        let transport = Transport::new(options.patience);
+        let room = Semaphore::new(options.layers_at_once.max(1));
+        let context = Context { store, options, transport, room, images: Flights::default(), layers: Flights::default(), observe };
+        Self { context: Arc::new(context) }
+    }
+
+    /// Pulls what `name` means. Must be called within a tokio runtime; dropping the future leaves the pull, which ends with the last
+    /// who waits for it.
+    ///
+    /// # Errors
+    /// Names the step that failed. Nothing of a failed pull becomes visible.
+    pub fn pull(&self, name: &str, credentials: Credentials) -> impl Future<Output = Shared<ImageRecord>> + Send + use<> {
+        let reference = Reference::parse(name, self.context.store.default_registry()).map(Reference::without_idle_tag);
+        let context = self.context.clone();
+        async move {
+            let reference = reference.map_err(|error| Arc::new(PullError::Reference(error)))?;
+            let key = (reference.clone(), credentials.clone());
+            let pull = {
+                let context = context.clone();
+                move || async move { context.pull(reference, credentials).await.map_err(Arc::new) }
+            };
+            match context.images.join(key, pull).await {
+                Some(outcome) => outcome,
+                None => Err(Arc::new(PullError::CutOff)),
+            }
+        }
+    }
+}
+
+impl Context {
+    async fn pull(self: Arc<Self>, reference: Reference, credentials: Credentials) -> Result<Arc<ImageRecord>, PullError> {
+        let context = self.clone();
+        let opened = blocking(move || {
+            // Before anything is looked up that a collection could take away.
+            let locks = context.store.lock_work()?;
+            let options = &context.options;
+            let origin = Origin {
+                transport: context.transport.clone(),
+                hosts_dir: options.hosts_dir.as_deref(),
+                auth_file: options.auth_file.as_ref(),
+            };
+            Ok((Session::open(&origin, &reference, &credentials)?, reference, locks))
+        });
+        let (session, reference, locks) = opened.await?;
+        let outcome = Pull { context: self.clone(), session: Arc::new(session), reference }.run(&locks).await;
+        // Also after success: a removal meanwhile left the collection to us.
+        let collected = blocking(move || {
+            drop(locks);
+            Ok(self.store.collect_layers()?)
+        });
+        let collected = collected.await;
+        let image = outcome?;
+        collected.map(|()| image)
+    }
+}
+
+/// One image on its way.
+struct Pull {
+    context: Arc<Context>,
+    session: Arc<Session>,
+    reference: Reference,
+}
+
+impl Pull {
+    async fn run(&self, locks: &WorkLocks) -> Result<Arc<ImageRecord>, PullError> {
+        let digest = self.ask_for_digest().await?;
+        if let Some(digest) = &digest
+            && let Some(known) = self.known(digest.clone()).await?
+        {
+            return Ok(known);
+        }
+        let target = self.manifest(self.reference.digest().or(digest.as_ref())).await?;
+        let image = self.plan(target).await?;
+        let blobs = image.layers.iter().filter_map(|layer| layer.blob.as_ref().map(|blob| (blob.digest.clone(), blob.size_bytes)));
+        (self.context.observe)(PullProgress::Image { id: image.id.clone(), layers: blobs.collect() });
+        let layers = self.layers(&image.layers, locks).await?;
+        let store = self.context.store.clone();
+        let locks = locks.clone();
+        blocking(move || {
+            let image = store.record_pulled(image, &layers)?;
+            drop((layers, locks));
+            Ok(image)
+        })
+        .await
+    }
+
+    /// What the name points to, if the registry says so without sending it. It is asked for a digest, too: whoever may not have the
+    /// image is to be told so, though it may be there already.
+    async fn ask_for_digest(&self) -> Result<Option<Digest>, PullError> {
+        let given = self.reference.digest();
+        let name = given.map_or(self.reference.tag().unwrap_or_default(), Digest::as_str);
+        let told = match self.session.digest_of(name, given.is_some(), &import::accepted_manifests()).await {
+            // Registries that do not know HEAD: whether the image may be had, its manifest will show.
+            Err(RegistryError::Status { .. }) => return Ok(None),
+            told => told?,
+        };
+        Ok(given.cloned().or(told))
+    }
+
+    /// The image that the store has under this repository's digest; it gets the name that is asked for.
+    async fn known(&self, digest: Digest) -> Result<Option<Arc<ImageRecord>>, PullError> {
+        let (store, reference) = (self.context.store.clone(), self.reference.clone());
+        blocking(move || Ok(store.name_known(&reference, &digest)?)).await
+    }
+
+    async fn manifest(&self, digest: Option<&Digest>) -> Result<Document, PullError> {
+        let limit = self.context.store.limits().document_bytes;
+        let tag = self.reference.tag().unwrap_or_default();
+        Ok(self.session.manifest(tag, digest, &import::accepted_manifests(), limit).await?)
+    }
+
+    /// Follows indexes to the manifest for this machine, and reads the configuration.
+    async fn plan(&self, target: Document) -> Result<PlannedImage, PullError> {
+        let limits = self.context.store.limits();
+        let target_digest = target.digest.clone();
+        let mut document = target;
+        for _ in 0..import::INDEX_DEPTH_MAX {
+            let object = document.digest.to_string();
+            match import::content(&object, &document.bytes, limits)? {
+                Content::Index(manifests) => {
+                    let descriptor = import::for_this_machine(manifests, object)?;
+                    document = self.child(&descriptor).await?;
+                }
+                Content::Manifest { config, layers } => {
+                    let (blob, layers) = import::manifest_parts(&config, &layers, limits)?;
+                    let config_bytes = self.session.document(&blob, limits.document_bytes).await?;
+                    let mut image = import::planned_image(blob.digest.as_str(), config_bytes, layers, limits)?;
+                    image.names = vec![self.reference.clone()];
+                    image.manifest_digest = Some(document.digest);
+                    image.target_digest = Some(target_digest);
+                    return Ok(image);
+                }
+            }
+        }
+        Err(Error::NestedIndex { object: document.digest.to_string() }.into())
+    }
+
+    async fn child(&self, descriptor: &Descriptor) -> Result<Document, PullError> {
+        let blob = descriptor.blob();
+        let document = self.manifest(Some(&blob.digest)).await?;
+        if document.bytes.len() as u64 != blob.size_bytes {
+            let (expected_bytes, actual_bytes) = (blob.size_bytes, document.bytes.len() as u64);
+            return Err(Error::SizeMismatch { object: blob.digest.to_string(), expected_bytes, actual_bytes }.into());
+        }
+        Ok(document)
+    }
+
+    /// All layers, unpacked and verified but not in their places yet. Fails with the first that does.
+    async fn layers(&self, layers: &[PlannedLayer], locks: &WorkLocks) -> Result<Vec<Arc<PulledLayer>>, PullError> {
+        let mut flights = JoinSet::new();
+        let mut seen = std::collections::HashSet::new();
+        for layer in layers {
+            if !seen.insert(layer.diff_id.clone()) {
+                continue;
+            }
+            let pull =
+                LayerPull { context: self.context.clone(), session: self.session.clone(), layer: layer.clone(), locks: locks.clone() };
+            flights.spawn(pull.join());
+        }
+        let mut pulled = Vec::new();
+        while let Some(ended) = flights.join_next().await {
+            match ended {
+                Ok(Ok(layer)) => pulled.extend(layer),
+                Ok(Err(error)) => return Err(PullError::Layer(error)),
+                Err(_) => return Err(PullError::CutOff),
+            }
+        }
+        Ok(pulled)
+    }
+}
+
+/// Does what waits for the disk on a thread for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, PullError> + Send + 'static) -> Result<T, PullError> {
+    spawn_blocking(work).await.unwrap_or(Err(PullError::CutOff))
+}

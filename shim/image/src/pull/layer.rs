@@ -1,0 +1,132 @@
+//! One layer: downloaded by a task, unpacked by a thread, a bounded channel in between.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{Context, PullError, PullProgress, Shared, blocking};
+use crate::Error;
+use crate::digest::Digest;
+use crate::import::{Blob, PlannedLayer};
+use crate::registry::{BlobSink, Session};
+use crate::store::pulled::{PulledLayer, WorkLocks};
+
+/// Pieces of a download that wait for the disk. Each is at most what the HTTP library reads at once, half a megabyte.
+const PIECES_WAITING_MAX: usize = 4;
+
+/// A layer to be there.
+pub(super) struct LayerPull {
+    pub(super) context: Arc<Context>,
+    pub(super) session: Arc<Session>,
+    pub(super) layer: PlannedLayer,
+    pub(super) locks: WorkLocks,
+}
+
+impl LayerPull {
+    /// Waits until the layer is unpacked and verified; `None` if it is in the store already.
+    pub(super) async fn join(self) -> Result<Option<Arc<PulledLayer>>, Arc<PullError>> {
+        let Some(blob) = self.layer.blob.clone() else { return Ok(None) };
+        let (store, diff_id) = (self.context.store.clone(), self.layer.diff_id.clone());
+        if blocking(move || Ok(store.has_layer(&diff_id))).await.map_err(Arc::new)? {
+            (self.context.observe)(PullProgress::Present { blob: blob.digest });
+            return Ok(None);
+        }
+        let context = self.context.clone();
+        let key = (blob.digest.clone(), self.layer.diff_id.clone());
+        let outcome = context.layers.join(key, move || self.run(blob)).await;
+        outcome.unwrap_or_else(|| Err(Arc::new(PullError::CutOff))).map(Some)
+    }
+
+    async fn run(self, blob: Blob) -> Shared<PulledLayer> {
+        // The semaphore is never closed; were it, there would be no bound and no harm.
+        let _turn = self.context.room.acquire().await;
+        let places = self.session.blob_places();
+        let mut first = 0;
+        loop {
+            let error = match self.attempt(&blob, first).await {
+                Ok(layer) => {
+                    (self.context.observe)(PullProgress::Unpacked { blob: blob.digest });
+                    return Ok(Arc::new(layer));
+                }
+                Err(error) => error,
+            };
+            first += 1;
+            // A mirror may have what the registry has not.
+            if first >= places || !is_the_places_fault(&error) {
+                return Err(Arc::new(error));
+            }
+        }
+    }
+
+    async fn attempt(&self, blob: &Blob, first: usize) -> Result<PulledLayer, PullError> {
+        let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
+        let (store, layer, locks) = (self.context.store.clone(), self.layer.clone(), self.locks.clone());
+        let unpacking = blocking(move || Ok(store.unpack_pulled(&layer, Pieces::new(receiver), locks)?));
+        let downloading = async {
+            let mut sink = Sink { sender, context: &self.context, blob: &blob.digest };
+            self.session.blob(blob, first, &mut sink).await?;
+            // Without this mark the other side takes the end for a broken connection.
+            let _ = sink.sender.send(None).await;
+            Ok::<(), PullError>(())
+        };
+        let (downloaded, unpacked) = tokio::join!(downloading, unpacking);
+        downloaded?;
+        unpacked
+    }
+}
+
+fn is_the_places_fault(error: &PullError) -> bool {
+    match error {
+        PullError::Registry(error) => error.is_forged(),
+        PullError::Store(Error::DigestMismatch { .. } | Error::DiffIdMismatch { .. } | Error::Unpack { .. } | Error::ReadObject { .. }) => {
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Where a download goes.
+struct Sink<'a> {
+    sender: mpsc::Sender<Option<Bytes>>,
+    context: &'a Context,
+    blob: &'a Digest,
+}
+
+impl BlobSink for Sink<'_> {
+    async fn take(&mut self, bytes: Bytes) -> bool {
+        let count = bytes.len() as u64;
+        let taken = self.sender.send(Some(bytes)).await.is_ok();
+        (self.context.observe)(PullProgress::Bytes { blob: self.blob.clone(), count });
+        taken
+    }
+}
+
+/// The download, as the unpacking thread reads it.
+struct Pieces {
+    receiver: mpsc::Receiver<Option<Bytes>>,
+    piece: Bytes,
+    ended: bool,
+}
+
+impl Pieces {
+    fn new(receiver: mpsc::Receiver<Option<Bytes>>) -> Self {
+        Self { receiver, piece: Bytes::new(), ended: false }
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() && !self.ended {
+            match self.receiver.blocking_recv() {
+                Some(Some(piece)) => self.piece = piece,
+                Some(None) => self.ended = true,
+                None => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download was given up")),
+            }
+        }
+        let count = buf.len().min(self.piece.len());
+        buf[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(count)
+    }
+}

@@ -1,0 +1,190 @@
+//! One request: over TLS or not, through a proxy or not, along redirects, again if need be.
+//!
+//! Clients of the HTTP library are kept for each way of speaking, with their connections: a second image from the same
+//! registry pays for no handshake.
+
+mod again;
+
+pub(super) use again::{Attempts, is_passing, pause, retry_after};
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::{Certificate, Client, Identity, Method, Response, Url};
+
+use super::{Patience, RegistryError, TransferError};
+
+/// A redirect to a redirect to …: five lead somewhere, more lead nowhere.
+const REDIRECTS_MAX: usize = 5;
+const USER_AGENT: &str = concat!("podbox/", env!("CARGO_PKG_VERSION"));
+
+/// How an endpoint is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Speaker {
+    pub(crate) tls: TlsSettings,
+    /// How long a connection may take to be made, where that is not the same for all.
+    pub(crate) dial: Option<Duration>,
+    /// It is this machine: no proxy stands in between.
+    pub(crate) is_local: bool,
+}
+
+/// TLS beside the system's roots.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct TlsSettings {
+    /// PEM files.
+    pub(crate) authorities: Vec<Vec<u8>>,
+    /// A PEM with certificate and key.
+    pub(crate) identity: Option<Vec<u8>>,
+    pub(crate) skip_verify: bool,
+}
+
+/// What is asked, without its address.
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    /// Sent wherever a redirect leads.
+    pub(super) headers: HeaderMap,
+    /// Sent to the first origin only.
+    pub(super) secrets: HeaderMap,
+    /// A form, for POST, which no redirect is followed with.
+    pub(super) form: Option<String>,
+    /// For messages.
+    pub(super) host: &'a str,
+}
+
+/// An answer, and whether another origin than the one asked gave it.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    pub(super) is_foreign: bool,
+}
+
+/// Speaks HTTP.
+pub(crate) struct Transport {
+    pub(super) patience: Patience,
+    clients: Mutex<HashMap<(Speaker, bool), Client>>,
+}
+
+impl Transport {
+    pub(crate) fn new(patience: Patience) -> Arc<Self> {
+        static PROVIDER: Once = Once::new();
+        // Fails where somebody else chose a provider, which does as well.
+        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        Arc::new(Self { patience, clients: Mutex::default() })
+    }
+
+    /// Asks once, following redirects. Only GET and HEAD are redirected.
+    pub(super) async fn ask(&self, url: &Url, speaker: &Speaker, ask: &Ask<'_>) -> Result<Answer, RegistryError> {
+        let protocol = |reason| RegistryError::Protocol { host: ask.host.to_owned(), reason };
+        let (mut target, mut speaker) = (url.clone(), speaker.clone());
+        for _ in 0..=REDIRECTS_MAX {
+            let is_foreign = target.origin() != url.origin();
+            let response = self.send(&target, &speaker, ask, is_foreign).await?;
+            let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+            if !is_redirect || ask.form.is_some() {
+                return Ok(Answer { response, is_foreign });
+            }
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let next = location.and_then(|location| target.join(location).ok()).ok_or_else(|| protocol("it redirects to no address"))?;
+            match (target.scheme(), next.scheme()) {
+                (_, "https") | ("http", "http") => {}
+                ("https", "http") => return Err(protocol("it redirects from HTTPS to plain HTTP")),
+                _ => return Err(protocol("it redirects to no http or https address")),
+            }
+            if next.origin() != url.origin() {
+                // A certificate of ours is shown to who it is for.
+                speaker.tls.identity = None;
+                speaker.is_local = next.host_str().is_some_and(super::is_loopback);
+            }
+            target = next;
+        }
+        Err(protocol("it redirects without an end"))
+    }
+
+    async fn send(&self, url: &Url, speaker: &Speaker, ask: &Ask<'_>, is_foreign: bool) -> Result<Response, RegistryError> {
+        let client =
+            self.client(speaker, url.scheme() == "https").map_err(|source| RegistryError::Setup { host: ask.host.to_owned(), source })?;
+        let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
+        if !is_foreign {
+            request = request.headers(ask.secrets.clone());
+        }
+        if let Some(form) = &ask.form {
+            request = request.header("content-type", "application/x-www-form-urlencoded").body(form.clone());
+        }
+        request.send().await.map_err(|error| self.unreachable(ask.host, error))
+    }
+
+    pub(super) fn unreachable(&self, host: &str, error: reqwest::Error) -> RegistryError {
+        if error.is_timeout() && !error.is_connect() {
+            RegistryError::Stalled { host: host.to_owned(), patience: self.patience.progress }
+        } else {
+            RegistryError::Unreachable { host: host.to_owned(), source: error.into() }
+        }
+    }
+
+    fn client(&self, speaker: &Speaker, is_https: bool) -> Result<Client, TransferError> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        // Settings may change under a daemon; what is not used any more is not kept for ever.
+        if clients.len() > 64 {
+            clients.clear();
+        }
+        if let Some(client) = clients.get(&(speaker.clone(), is_https)) {
+            return Ok(client.clone());
+        }
+        let client = self.new_client(speaker, is_https)?;
+        clients.insert((speaker.clone(), is_https), client.clone());
+        Ok(client)
+    }
+
+    fn new_client(&self, speaker: &Speaker, is_https: bool) -> Result<Client, TransferError> {
+        let mut builder = Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(speaker.dial.unwrap_or(self.patience.connect))
+            .read_timeout(self.patience.progress)
+            .pool_idle_timeout(Duration::from_secs(30));
+        if speaker.is_local {
+            builder = builder.no_proxy();
+        }
+        let mut authorities = Vec::new();
+        for pem in &speaker.tls.authorities {
+            authorities.extend(Certificate::from_pem_bundle(pem)?);
+        }
+        builder = match is_https {
+            true => builder.tls_certs_merge(authorities),
+            // Plain HTTP needs no roots, and a host without any can speak it.
+            false => builder.tls_certs_only(authorities),
+        };
+        if speaker.tls.skip_verify {
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        }
+        if let Some(identity) = &speaker.tls.identity {
+            builder = builder.identity(Identity::from_pem(identity)?);
+        }
+        Ok(builder.build()?)
+    }
+}
+
+/// Reads an answer's body, if it is not longer than allowed.
+pub(super) async fn read_body(
+    transport: &Transport,
+    host: &str,
+    what: &str,
+    mut response: Response,
+    limit_bytes: u64,
+) -> Result<Vec<u8>, RegistryError> {
+    let too_large = || RegistryError::TooLarge { host: host.to_owned(), what: what.to_owned(), limit_bytes };
+    if response.content_length().is_some_and(|len| len > limit_bytes) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| transport.unreachable(host, error))? {
+        if body.len() as u64 + chunk.len() as u64 > limit_bytes {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

@@ -1,0 +1,316 @@
+//! PullImage from a real registry: names, formats, TLS, credentials, mirrors, and what an image is called afterwards.
+
+use anyhow::{Context, Result};
+use podbox_proto::v1;
+use podbox_tests::registry::{Compression, Format, PASSWORD, USER, digest_of};
+use podbox_tests::{Client, ContainerSpec, Content, Daemon, DaemonOptions, PodSpec, Registry, RegistryOptions, TestImage, assert_refused};
+use tonic::{Code, Status};
+
+const PORT: u16 = 5000;
+
+fn spec(image: &str) -> Option<v1::ImageSpec> {
+    Some(v1::ImageSpec { image: image.to_owned(), ..Default::default() })
+}
+
+async fn pull_as(client: &Client, image: &str, auth: Option<v1::AuthConfig>) -> Result<String, Status> {
+    let request = v1::PullImageRequest { image: spec(image), auth, sandbox_config: None };
+    Ok(client.images().pull_image(request).await?.into_inner().image_ref)
+}
+
+async fn pull(client: &Client, image: &str) -> Result<String, Status> {
+    pull_as(client, image, None).await
+}
+
+async fn status_of(client: &Client, image: &str) -> Result<Option<v1::Image>, Status> {
+    let request = v1::ImageStatusRequest { image: spec(image), verbose: false };
+    Ok(client.images().image_status(request).await?.into_inner().image)
+}
+
+async fn remove(client: &Client, image: &str) -> Result<(), Status> {
+    client.images().remove_image(v1::RemoveImageRequest { image: spec(image) }).await.map(drop)
+}
+
+fn password(username: &str, password: &str) -> Option<v1::AuthConfig> {
+    Some(v1::AuthConfig { username: username.to_owned(), password: password.to_owned(), ..Default::default() })
+}
+
+/// A daemon without images, with lines for its `[image]` table.
+async fn daemon_with(image_config: &str) -> Result<Daemon> {
+    let more_config = format!("[image]\n{image_config}\n");
+    Daemon::start(DaemonOptions { show_log: true, more_config, ..DaemonOptions::default() }).await
+}
+
+#[tokio::test]
+async fn a_pulled_image_has_exactly_the_names_it_was_pulled_by_and_one_id_everywhere() -> Result<()> {
+    let daemon = daemon_with("").await?;
+    let client = daemon.client();
+    let mut content = Content::default();
+    let image = TestImage::named("pulled").file("marker", 0o644, b"pulled");
+    let pushed = content.push("a/b", "latest", &image)?;
+    content.tag("a/b", "v2", &pushed.manifest);
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
+    let name = format!("{}/a/b", registry.host());
+    let by_digest = format!("{name}@{}", pushed.manifest);
+
+    assert_eq!(pull(&client, &by_digest).await?, pushed.id);
+    let found = status_of(&client, &by_digest).await?.context("pulled")?;
+    assert_eq!((found.repo_tags.as_slice(), found.repo_digests.as_slice()), (&[][..], std::slice::from_ref(&by_digest)), "no tag was said");
+    assert_eq!(pull(&client, &format!("{name}:v9@{}", pushed.manifest)).await?, pushed.id, "beside a digest a tag means nothing");
+    assert_eq!(status_of(&client, &pushed.id).await?.context("pulled")?.repo_tags, [""; 0]);
+
+    assert_eq!(pull(&client, &name).await?, pushed.id, "latest is meant");
+    assert_eq!(pull(&client, &format!("{name}:v2")).await?, pushed.id);
+    let found = status_of(&client, &pushed.id).await?.context("pulled")?;
+    let mut tags = found.repo_tags.clone();
+    tags.sort();
+    assert_eq!(tags, [format!("{name}:latest"), format!("{name}:v2")]);
+    assert_eq!(found.repo_digests, [by_digest]);
+    assert_eq!(found.id, image.id()?);
+
+    let pod = daemon.run_pod(&PodSpec::new("pulled")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("a").image(&name)).await?;
+    assert_eq!(container.sh("cat /marker").await?, "pulled");
+    assert_eq!(container.status().await?.image_id, pushed.id);
+    let listed = client.containers().await?;
+    assert_eq!(listed[0].image_id, pushed.id);
+    pod.end().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_form_of_an_image_can_be_pulled() -> Result<()> {
+    let daemon = daemon_with("").await?;
+    let client = daemon.client();
+    let mut content = Content::default();
+    let mut expected = Vec::new();
+    for (tag, compression, format) in [
+        ("plain", Compression::None, Format::Oci),
+        ("gzip", Compression::Gzip, Format::Oci),
+        ("zstd", Compression::Zstd, Format::Oci),
+        ("docker", Compression::Gzip, Format::Docker),
+    ] {
+        let image = TestImage::named(tag).file("form", 0o644, tag.as_bytes());
+        expected.push((tag, content.push_as("forms", tag, &image, compression, format)?.id));
+    }
+    let (ours, other) = (TestImage::named("index").file("form", 0o644, b"index"), TestImage::named("other-platform"));
+    let (ours, other) = (content.push("forms", "index-1", &ours)?, content.push("forms", "index-2", &other)?);
+    let platform = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    let images = [("unknown/unknown", &other), ("linux/s390x", &other), (platform, &ours), ("windows/amd64", &other)];
+    let index = content.push_index("forms", "index", &images);
+    content.push_index("forms", "elsewhere", &[("plan9/mips", &other)]);
+    expected.push(("index", ours.id.clone()));
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
+    let name = format!("{}/forms", registry.host());
+    let pod = daemon.run_pod(&PodSpec::new("forms")).await?;
+    for (tag, id) in expected {
+        let image = format!("{name}:{tag}");
+        assert_eq!(pull(&client, &image).await?, id, "{tag}");
+        assert_eq!(pod.output_of(&ContainerSpec::command(tag, &["/bin/cat", "/form"]).image(&image)).await?, tag);
+    }
+    let found = status_of(&client, &format!("{name}:index")).await?.context("pulled")?;
+    assert_eq!(found.repo_digests, [format!("{name}@{index}")], "what the tag points to is the index");
+    assert_refused(pull(&client, &format!("{name}:elsewhere")).await, Code::Internal, &["linux/"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_there_and_what_cannot_be_reached_are_told_apart() -> Result<()> {
+    let daemon = daemon_with("").await?;
+    let client = daemon.client();
+    let mut content = Content::default();
+    content.push("a", "latest", &TestImage::default())?;
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
+    let host = registry.host();
+    assert_refused(pull(&client, &format!("{host}/a:absent")).await, Code::NotFound, &["absent"]);
+    assert_refused(pull(&client, &format!("{host}/nowhere")).await, Code::NotFound, &["nowhere"]);
+    assert_refused(pull(&client, &format!("{host}/a@{}", digest_of(b"other"))).await, Code::NotFound, &["sha256:"]);
+    let error = pull(&client, "127.0.0.1:5999/a").await.expect_err("nobody listens there");
+    assert_eq!(error.code(), Code::Unknown, "{error:?}");
+    assert!(error.message().starts_with("RegistryUnavailable: ") && error.message().contains("127.0.0.1:5999"), "{error:?}");
+    for malformed in ["", "x/UPPER", "a b", "x@sha256:12"] {
+        assert_refused(pull(&client, malformed).await, Code::InvalidArgument, &["image"]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn short_names_are_of_the_configured_registry() -> Result<()> {
+    let daemon = daemon_with("default_registry = \"127.0.0.1:5000\"").await?;
+    let client = daemon.client();
+    let mut content = Content::default();
+    let pushed = content.push("short", "latest", &TestImage::named("short"))?;
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
+    assert_eq!(pull(&client, "short").await?, pushed.id);
+    let found = status_of(&client, "short").await?.context("pulled")?;
+    assert_eq!(found.repo_tags, [format!("{}/short:latest", registry.host())]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn tls_is_verified_against_the_authority_of_the_hosts_file() -> Result<()> {
+    let hosts = tempfile::tempdir()?;
+    let daemon = daemon_with(&format!("hosts_dir = {:?}", hosts.path())).await?;
+    let client = daemon.client();
+    let mut content = Content::default();
+    let pushed = content.push("secure", "latest", &TestImage::named("secure"))?;
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions { tls: true, ..RegistryOptions::default() }, &content).await?;
+    let name = format!("{}/secure", registry.host());
+    let folder = hosts.path().join("127.0.0.1_5000_");
+    std::fs::create_dir(&folder)?;
+    let file = folder.join("hosts.toml");
+    let server = "server = \"https://127.0.0.1:5000\"\n";
+
+    std::fs::write(&file, server)?;
+    let error = pull(&client, &name).await.expect_err("nobody knows its authority");
+    assert!(error.message().starts_with("RegistryUnavailable: "), "{error:?}");
+    std::fs::write(&file, format!("{server}ca = \"absent.pem\"\n"))?;
+    assert_refused(pull(&client, &name).await, Code::FailedPrecondition, &["absent.pem"]);
+    std::fs::write(&file, format!("{server}ca = {:?}\n", registry.authority()))?;
+    assert_eq!(pull(&client, &name).await?, pushed.id);
+    remove(&client, &name).await?;
+    std::fs::write(&file, format!("{server}skip_verify = true\n"))?;
+    assert_eq!(pull(&client, &name).await?, pushed.id);
+    remove(&client, &name).await?;
+    // As docker has it: no file, but the authority in the folder.
+    std::fs::remove_file(&file)?;
+    std::fs::copy(registry.authority(), folder.join("ca.crt"))?;
+    assert_eq!(pull(&client, &name).await?, pushed.id);
+    Ok(())
+}
+
+#[tokio::test]
+async fn passwords_are_taken_in_every_form_and_wrong_ones_are_refused() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let auth_file = files.path().join("config.json");
+    let daemon = daemon_with(&format!("auth_file = {auth_file:?}")).await?;
+    let client = daemon.client();
+    let mut content = Content::default();
+    let pushed = content.push("private", "latest", &TestImage::named("private"))?;
+    let options = RegistryOptions { basic_auth: true, ..RegistryOptions::default() };
+    let registry = Registry::start(daemon.network(), PORT, options, &content).await?;
+    let name = format!("{}/private", registry.host());
+    assert_refused(pull(&client, &name).await, Code::PermissionDenied, &["private", "401"]);
+    let wrong = pull_as(&client, &name, password(USER, "not her password")).await.expect_err("a wrong password");
+    assert_eq!(wrong.code(), Code::PermissionDenied, "{wrong:?}");
+    assert!(!wrong.message().contains("not her password"), "{wrong:?}");
+    let basic = "YWxpY2U6Y29ycmVjdCBob3JzZQ==";
+    let auth = |server: &str| Some(v1::AuthConfig { auth: basic.to_owned(), server_address: server.to_owned(), ..Default::default() });
+    assert_refused(pull_as(&client, &name, auth("elsewhere.test")).await, Code::PermissionDenied, &["private"]);
+    for auth in [password(USER, PASSWORD), auth(""), auth(&registry.host()), auth("http://127.0.0.1:5000/v2/")] {
+        assert_eq!(pull_as(&client, &name, auth).await?, pushed.id);
+        remove(&client, &name).await?;
+    }
+    // Who has no credentials is refused what is there already, too: it is asked for anew.
+    assert_eq!(pull_as(&client, &name, password(USER, PASSWORD)).await?, pushed.id);
+    for name in [&name, &format!("{name}@{}", pushed.manifest)] {
+        assert_refused(pull(&client, name).await, Code::PermissionDenied, &["private"]);
+    }
+    std::fs::write(&auth_file, format!("{{\"auths\": {{\"127.0.0.1:5000\": {{\"auth\": \"{basic}\"}}}}}}"))?;
+    assert_eq!(pull(&client, &name).await?, pushed.id, "what the file has is used without a restart");
+    let log = daemon.log();
+    assert!(!log.contains(PASSWORD) && !log.contains(basic), "no secret is logged");
+    Ok(())
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_in_their_order_and_the_name_stays_the_registrys() -> Result<()> {
+    let hosts = tempfile::tempdir()?;
+    let daemon = daemon_with(&format!("hosts_dir = {:?}", hosts.path())).await?;
+    let client = daemon.client();
+    let mut content = Content::default();
+    let pushed = content.push("library/mirrored", "v1", &TestImage::named("mirrored"))?;
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
+    let folder = hosts.path().join("docker.io");
+    std::fs::create_dir(&folder)?;
+    let host = |port: u16, more: &str| format!("[host.\"http://127.0.0.1:{port}\"]\n{more}\n");
+    // Nobody listens on the first; the registry itself must not be needed.
+    let text = format!("server = \"http://127.0.0.1:5998\"\n{}{}", host(5999, ""), host(PORT, "capabilities = [\"pull\", \"resolve\"]"));
+    std::fs::write(folder.join("hosts.toml"), text)?;
+    assert_eq!(pull(&client, "mirrored:v1").await?, pushed.id);
+    let found = status_of(&client, "mirrored:v1").await?.context("pulled")?;
+    assert_eq!(found.repo_tags, ["docker.io/library/mirrored:v1"]);
+    assert_eq!(found.repo_digests, [format!("docker.io/library/mirrored@{}", pushed.manifest)]);
+    assert!(registry.log().contains("ns=docker.io"), "a mirror of several is told which one is meant");
+    // A mirror that may not say what a tag means is not asked for that.
+    std::fs::write(folder.join("hosts.toml"), format!("server = \"http://127.0.0.1:5998\"\n{}", host(PORT, "capabilities = [\"pull\"]")))?;
+    remove(&client, "mirrored:v1").await?;
+    let error = pull(&client, "mirrored:v1").await.expect_err("only the registry may resolve");
+    assert!(error.message().starts_with("RegistryUnavailable: "), "{error:?}");
+    assert_eq!(pull(&client, &format!("mirrored@{}", pushed.manifest)).await?, pushed.id);
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_image_of_two_registries_goes_with_any_of_its_names_even_if_five_remove_it() -> Result<()> {
+    let daemon = daemon_with("").await?;
+    let client = daemon.client();
+    let mut content = Content::default();
+    let pushed = content.push("a", "latest", &TestImage::named("twice"))?;
+    content.push("b/c", "v1", &TestImage::named("twice"))?;
+    let first = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
+    let second = Registry::start(daemon.network(), PORT + 1, RegistryOptions::default(), &content).await?;
+    let names = [format!("{}/a:latest", first.host()), format!("{}/b/c:v1", second.host())];
+    for by in [&names[0], &names[1], &pushed.id, &format!("{}/a@{}", first.host(), pushed.manifest)] {
+        for name in &names {
+            assert_eq!(pull(&client, name).await?, pushed.id);
+        }
+        let found = status_of(&client, &pushed.id).await?.context("pulled")?;
+        assert_eq!((found.repo_tags.as_slice(), found.repo_digests.len()), (&names[..], 2));
+        let removed = tokio::join!(remove(&client, by), remove(&client, by), remove(&client, by), remove(&client, by), remove(&client, by));
+        for removed in [removed.0, removed.1, removed.2, removed.3, removed.4] {
+            removed?;
+        }
+        assert_eq!(status_of(&client, &names[0]).await?, None);
+        let left = |folder: &str| std::fs::read_dir(daemon.root_dir().join(folder)).map(Iterator::count).unwrap_or_default();
+        assert_eq!((left("images"), left("layers"), left("tmp")), (0, 0, 0), "removed by {by}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_is_the_new_images_and_the_old_one_keeps_its_digest() -> Result<()> {
+    let daemon = daemon_with("pinned = [\"127.0.0.1:5000/a:latest\"]").await?;
+    let client = daemon.client();
+    let (mut before, mut after) = (Content::default(), Content::default());
+    let old = before.push("a", "latest", &TestImage::named("old"))?;
+    let new = after.push("a", "latest", &TestImage::named("new"))?;
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &before).await?;
+    let name = format!("{}/a:latest", registry.host());
+    assert_eq!(pull(&client, &name).await?, old.id);
+    drop(registry);
+    let _registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &after).await?;
+    assert_eq!(pull(&client, &name).await?, new.id);
+    let (old, new) = (status_of(&client, &old.id).await?.context("stays")?, status_of(&client, &name).await?.context("pulled")?);
+    assert_eq!((old.repo_tags.len(), old.repo_digests.len(), old.pinned), (0, 1, false));
+    assert_eq!((new.repo_tags, new.pinned), (vec![name], true), "what the configuration names is pinned");
+    Ok(())
+}
+
+#[tokio::test]
+async fn people_pull_list_and_remove_with_the_command() -> Result<()> {
+    let daemon = daemon_with("").await?;
+    let mut content = Content::default();
+    let pushed = content.push("people", "v1", &TestImage::named("people"))?;
+    let options = RegistryOptions { basic_auth: true, ..RegistryOptions::default() };
+    let registry = Registry::start(daemon.network(), PORT, options, &content).await?;
+    let name = format!("{}/people:v1", registry.host());
+    let run = |arguments: &[&str]| -> Result<std::process::Output> {
+        let mut command = daemon.command(arguments);
+        let input = std::fs::File::open(daemon.directory().join("password"))?;
+        daemon.network().run(|| Ok(command.stdin(input).output()?))
+    };
+    std::fs::write(daemon.directory().join("password"), format!("{PASSWORD}\n"))?;
+    let refused = run(&["image", "pull", &name])?;
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("401"), "{refused:?}");
+    let pulled = run(&["image", "pull", &name, "--username", USER, "--output", "json"])?;
+    assert!(pulled.status.success(), "{pulled:?}");
+    let shown: serde_json::Value = serde_json::from_slice(&pulled.stdout)?;
+    assert_eq!((shown[0]["id"].as_str(), shown[0]["repoTags"][0].as_str()), (Some(&*pushed.id), Some(&*name)));
+    let told = String::from_utf8_lossy(&pulled.stderr).into_owned();
+    assert!(told.contains("downloading") && told.contains("unpacked") && !told.contains('\x1b'), "{told}");
+    assert!(status_of(&daemon.client(), &name).await?.is_some(), "the daemon sees it at once");
+    let removed = run(&["image", "remove", &name, "--output", "json"])?;
+    let shown: serde_json::Value = serde_json::from_slice(&removed.stdout)?;
+    assert_eq!(shown[0]["id"].as_str(), Some(&*pushed.id));
+    Ok(())
+}
