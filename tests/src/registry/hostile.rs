@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What it was asked.
@@ -81,6 +82,7 @@ pub struct HostileRegistry {
     log: Arc<Mutex<Vec<Asked>>>,
     ended: Arc<AtomicBool>,
     network: Arc<NetworkNamespace>,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl HostileRegistry {
@@ -99,7 +101,7 @@ impl HostileRegistry {
         let (log, ended) = (Arc::<Mutex<Vec<Asked>>>::default(), Arc::<AtomicBool>::default());
         let (behaviour, content): (Arc<Behaviour>, _) = (Arc::new(behaviour), Arc::new(content));
         let (its_log, its_end) = (log.clone(), ended.clone());
-        std::thread::spawn(move || {
+        let accepting = std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if its_end.load(Ordering::SeqCst) {
                     return;
@@ -109,7 +111,7 @@ impl HostileRegistry {
                 std::thread::spawn(move || drop(serve(&stream, &*behaviour, &content, &log)));
             }
         });
-        Ok(Self { address, log, ended, network })
+        Ok(Self { address, log, ended, network, listener: Some(accepting) })
     }
 
     /// `127.0.0.1:PORT`
@@ -134,8 +136,11 @@ impl HostileRegistry {
 impl Drop for HostileRegistry {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        // The listener sees the end with the next connection.
-        let _ = self.network.run(|| TcpStream::connect(self.address).context("wake the listener"));
+        // The listener sees the end with the next connection; the port is free after it.
+        let woken = self.network.run(|| TcpStream::connect(self.address).context("wake the listener"));
+        if let (Ok(_), Some(listener)) = (woken, self.listener.take()) {
+            let _ = listener.join();
+        }
     }
 }
 
