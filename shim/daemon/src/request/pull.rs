@@ -86,6 +86,6 @@ mod tests {
         assert_ne!(pulled("busybox", hub), Ok(Credentials::Anonymous));
         let malformed = pulled("reg.test/a", v1::AuthConfig { auth: "c2VjcmV0".into(), ..auth() }).expect_err("no colon");
         assert!(malformed.to_string().starts_with("auth.auth: "), "{malformed}");
-        assert!(pulled("", auth()).is_err() && pulled("UPPER/case", auth()).is_err());
+        assert!(pulled("", auth()).is_err() && pulled("x/UPPER", auth()).is_err());
     }
 }
