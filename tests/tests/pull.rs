@@ -315,40 +315,13 @@ async fn people_pull_list_and_remove_with_the_command() -> Result<()> {
     Ok(())
 }
 
-/// Bytes that pack to half their size.
-fn half_noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed;
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        // Knuth's MMIX generator: noise as far as a packer is concerned.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        bytes.extend_from_slice(&(state >> 32).to_le_bytes());
-    }
-    bytes
-}
-
 #[tokio::test]
 async fn a_large_image_takes_no_more_memory_than_a_small_one() -> Result<()> {
     const LAYER_BYTES: usize = 20 << 20;
     const MEMORY_KB_MAX: u64 = 64 << 10;
     let daemon = daemon_with("").await?;
     let mut content = Content::default();
-    let layers: Vec<Vec<u8>> = (0..10)
-        .map(|number| {
-            let mut archive = tar::Builder::new(Vec::new());
-            for part in 0..4 {
-                let mut header = tar::Header::new_gnu();
-                header.set_size((LAYER_BYTES / 4) as u64);
-                header.set_mode(0o644);
-                let bytes = half_noise(number * 4 + part, LAYER_BYTES / 4);
-                archive.append_data(&mut header, format!("layer-{number}/file-{part}"), &*bytes)?;
-            }
-            Ok(archive.into_inner()?)
-        })
-        .collect::<Result<_>>()?;
-    let diff_ids: Vec<String> = layers.iter().map(|layer| digest_of(layer)).collect();
-    let config = serde_json::json!({"os": "linux", "rootfs": {"diff_ids": diff_ids}}).to_string().into_bytes();
-    let pushed = content.push_parts("large", "latest", config, layers, Compression::Gzip, Format::Oci)?;
+    let pushed = content.push_large("large", "latest", 10, LAYER_BYTES)?;
     let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
     let name = format!("{}/large", registry.host());
     let begun = std::time::Instant::now();

@@ -4,6 +4,7 @@
 //! machine   what the numbers depend on
 //! serial    pods one after the other, in batches; before each batch and after the last, a batch of the floor
 //! clients   pods from several clients at once
+//! images    a large image from a registry on loopback, beside skopeo and tar
 //! idle      pods that only wait: memory of each, processor time of all, and how long lists take
 //! ```
 //!
@@ -14,6 +15,7 @@ mod baseline;
 mod cycle;
 pub(crate) mod floor;
 mod idle;
+mod images;
 mod machine;
 mod report;
 mod samples;
@@ -25,7 +27,7 @@ use baseline::Baseline;
 use cycle::Cycles;
 use machine::Machine;
 use podbox_tests::{Daemon, DaemonOptions, TestImage};
-use report::Report;
+use report::{AtOnce, Report};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
@@ -55,6 +57,7 @@ const BATCHES: u32 = 4;
 /// Something cannot be set up, or a call fails.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     setup::ensure_ready()?;
+    setup::ensure_ready_for_bench()?;
     let podbox = build::program("podbox", "podbox", build::Profile::Release)?;
     if cfg!(debug_assertions) {
         let xtask = build::program("xtask", "xtask", build::Profile::Release)?;
@@ -81,6 +84,8 @@ fn target_folder(program: &std::path::Path) -> Result<PathBuf> {
 
 async fn measure(args: &BenchArgs, options: DaemonOptions) -> Result<Report> {
     let machine = Machine::read();
+    eprintln!("==> an image of 200 MB");
+    let images = images::measure(options.clone()).await?;
     let daemon = Daemon::start(options).await?;
     daemon.warm_up().await?;
     let image = TestImage::default();
@@ -97,10 +102,10 @@ async fn measure(args: &BenchArgs, options: DaemonOptions) -> Result<Report> {
     floor.add(baseline.run(args.pods / batches)?);
 
     eprintln!("==> {} pods by {} clients at once", args.pods, args.clients);
-    let (clients, took) = cycle::at_once(&daemon.client(), &daemon.logs(), args.pods, args.clients).await?;
+    let (cycles, took) = cycle::at_once(&daemon.client(), &daemon.logs(), args.pods, args.clients).await?;
 
     eprintln!("==> {} pods that wait", args.idle_pods);
     floor.available = baseline.hold(args.idle_pods)?;
     let idle = idle::measure(&daemon, args.idle_pods).await?;
-    Ok(Report::new(machine, &serial, &floor, &clients, args.clients, took, idle))
+    Ok(Report::new(machine, &serial, &floor, &AtOnce { cycles, clients: args.clients, took }, idle, images))
 }

@@ -28,6 +28,17 @@ const NEEDS_OF_GUESTS: &[Need] = &[
     Need { package: "util-linux", purpose: "setpriv, by which a guest ends with the command", is_there: || in_path("setpriv") },
 ];
 
+/// What pulls are measured beside.
+const NEEDS_OF_BENCH: &[Need] = &[Need { package: "skopeo", purpose: "what pulls are measured beside", is_there: || in_path("skopeo") }];
+
+/// Makes sure that everything is there that podbox is measured beside.
+///
+/// # Errors
+/// Something is missing and there is no apt-get, or it fails.
+pub(crate) fn ensure_ready_for_bench() -> Result<()> {
+    satisfy(NEEDS_OF_BENCH)
+}
+
 /// Makes sure that everything is there to build podbox and to run pods; says on standard error what it installs.
 ///
 /// # Errors

@@ -120,6 +120,30 @@ impl Content {
         Ok(Pushed { id, manifest, layers: digests })
     }
 
+    /// Puts an image under a tag that is there to be large: so many layers of so many bytes, which pack to half of that.
+    ///
+    /// # Errors
+    /// A layer cannot be packed.
+    pub fn push_large(&mut self, repository: &str, tag: &str, layers: u64, layer_bytes: usize) -> Result<Pushed> {
+        const FILES: u64 = 8;
+        let file_bytes = layer_bytes / FILES as usize;
+        let layer = |number: u64| {
+            let mut archive = tar::Builder::new(Vec::with_capacity(layer_bytes + 16 * 1024));
+            for file in 0..FILES {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(file_bytes as u64);
+                header.set_mode(0o644);
+                let bytes = half_noise(number * FILES + file, file_bytes);
+                archive.append_data(&mut header, format!("layer-{number}/file-{file}"), &*bytes).context("fill a layer")?;
+            }
+            archive.into_inner().context("fill a layer")
+        };
+        let layers: Vec<Vec<u8>> = (0..layers).map(layer).collect::<Result<_>>()?;
+        let diff_ids: Vec<String> = layers.iter().map(|layer| digest_of(layer)).collect();
+        let config = json!({"os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}).to_string().into_bytes();
+        self.push_parts(repository, tag, config, layers, Compression::Gzip, Format::Oci)
+    }
+
     /// Puts an index under a tag: images by platform, `os/architecture`. Returns its digest.
     pub fn push_index(&mut self, repository: &str, tag: &str, images: &[(&str, &Pushed)]) -> String {
         let entry = |(platform, image): &(&str, &Pushed)| {
@@ -184,6 +208,19 @@ impl Content {
         }
         Ok(())
     }
+}
+
+/// Bytes that pack to half their size.
+fn half_noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        // Knuth's MMIX generator: noise as far as a packer is concerned.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&(state >> 32).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 fn pack(bytes: &[u8], compression: Compression) -> Result<Vec<u8>> {

@@ -3,6 +3,7 @@
 use super::baseline::Floor;
 use super::cycle::{CALLS, Cycles};
 use super::idle::{Idle, mib_per_pod};
+use super::images::Images;
 use super::machine::Machine;
 use super::samples::{Percentiles, Samples};
 use crate::terminal::{Colours, Side, Table, Tone};
@@ -16,6 +17,10 @@ const START_FLOORS_MAX: f64 = 3.0;
 const TEARDOWN_MS_MAX: f64 = 15.0;
 /// What the host has less for each pod.
 const POD_MB_MAX: f64 = 0.6;
+/// How much of what skopeo and tar take together a pull may take.
+const PULL_TOOLS_MAX: f64 = 0.4;
+const SECOND_PULL_MS_MAX: f64 = 20.0;
+const PULL_MIB_MAX: f64 = 64.0;
 const MB_PER_MIB: f64 = 1.048_576;
 
 /// All of it.
@@ -26,6 +31,7 @@ pub(super) struct Report {
     serial: Life,
     clients: Clients,
     idle: Idle,
+    images: Images,
     targets: Vec<Target>,
 }
 
@@ -54,6 +60,14 @@ struct Clients {
     #[serde(flatten)]
     life: Life,
     cycles_per_second: f64,
+}
+
+/// Pods by several clients.
+pub(super) struct AtOnce {
+    pub(super) cycles: Cycles,
+    pub(super) clients: u32,
+    /// How long they took for all of it.
+    pub(super) took: Duration,
 }
 
 /// What is to be held.
@@ -103,32 +117,26 @@ impl Life {
 }
 
 impl Report {
-    /// `took`: how long the clients took for all their cycles.
-    pub(super) fn new(
-        machine: Machine,
-        serial: &Cycles,
-        floor: &Floor,
-        parallel: &Cycles,
-        clients: u32,
-        took: Duration,
-        idle: Idle,
-    ) -> Self {
+    pub(super) fn new(machine: Machine, serial: &Cycles, floor: &Floor, at_once: &AtOnce, idle: Idle, images: Images) -> Self {
         let floor = Stages::of(floor);
         let serial = Life::of(serial, &floor);
-        let life = Life::of(parallel, &floor);
+        let life = Life::of(&at_once.cycles, &floor);
         let cycles = life.start.map_or(0, |start| start.count);
-        let clients = Clients { clients, life, cycles_per_second: cycles as f64 / took.as_secs_f64() };
+        let clients = Clients { clients: at_once.clients, life, cycles_per_second: cycles as f64 / at_once.took.as_secs_f64() };
         let measured = [
             ("pod start, p50", serial.start_floors, "× floor", START_FLOORS_MAX),
             ("teardown, p50", serial.teardown.map(|teardown| teardown.p50_ms), "ms", TEARDOWN_MS_MAX),
             ("memory a pod, of the host", Some(idle.memory.host_per_pod * MB_PER_MIB), "MB", POD_MB_MAX),
+            ("pull of 200 MB", Some(images.pull_ms / images.tools_ms), "× skopeo and tar", PULL_TOOLS_MAX),
+            ("pull of what is there", Some(images.second_pull_ms), "ms", SECOND_PULL_MS_MAX),
+            ("the daemon's memory while pulling", Some(images.peak_mib), "MiB", PULL_MIB_MAX),
         ];
         let target = |(what, measured, unit, max): (&str, Option<f64>, _, _)| {
             let measured = measured?;
             Some(Target { what: what.to_owned(), measured, unit, max, holds: measured <= max })
         };
         let targets = measured.into_iter().filter_map(target).collect();
-        Self { machine, floor, serial, clients, idle, targets }
+        Self { machine, floor, serial, clients, idle, images, targets }
     }
 
     /// For people.
@@ -148,6 +156,8 @@ impl Report {
         print!("{}", self.idle_table(colours));
         let looks = self.idle.memory.host_available_by_pods.iter().map(|(pods, available)| format!("{available:.0} with {pods}"));
         println!("MiB that the host had available, by pods: {}", looks.collect::<Vec<_>>().join(", "));
+        heading(&format!("An image of 200 MB in ten layers from loopback, median of {}", self.images.rounds));
+        print!("{}", self.images_table(colours));
         heading("Targets");
         print!("{}", self.targets_table(colours));
     }
@@ -220,6 +230,22 @@ impl Report {
         ];
         rows.extend(calls.into_iter().filter_map(|(call, took)| Some((call.to_owned(), format!("{:.2} ms", took?.p50_ms)))));
         for (what, value) in rows {
+            table.row([plain(what), plain(value)]);
+        }
+        table
+    }
+
+    fn images_table(&self, colours: Colours) -> Table {
+        let mut table = Table::new(colours, &[("WHAT", Side::Left), ("VALUE", Side::Right)]);
+        let Images { pull_ms, pull_cpu_ms, second_pull_ms, peak_mib, tools_ms, tools_cpu_ms, .. } = &self.images;
+        for (what, value) in [
+            ("pull", format!("{pull_ms:.0} ms")),
+            ("  processor time of the daemon", format!("{pull_cpu_ms:.0} ms")),
+            ("the same with skopeo copy and tar", format!("{tools_ms:.0} ms")),
+            ("  processor time of both", format!("{tools_cpu_ms:.0} ms")),
+            ("pull of what is there", format!("{second_pull_ms:.1} ms")),
+            ("most memory that the daemon had", format!("{peak_mib:.1} MiB")),
+        ] {
             table.row([plain(what), plain(value)]);
         }
         table
