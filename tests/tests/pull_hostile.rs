@@ -142,6 +142,21 @@ async fn a_registry_that_stalls_is_given_up_on_after_the_progress_timeout() -> R
 }
 
 #[tokio::test]
+async fn a_registry_that_never_answers_is_asked_a_bounded_number_of_times() -> Result<()> {
+    let scene = Scene::new("", |asked, _, pushed| {
+        is_layer(asked, pushed, 1).then(|| {
+            std::thread::sleep(Duration::from_secs(5));
+            Answer::status(500)
+        })
+    })
+    .await?;
+    scene.refused("RegistryUnavailable: ", &["nothing for 1 s"]).await?;
+    let asked = scene.registry.gets_of(&scene.pushed.layers[1]);
+    assert!((2..=5).contains(&asked), "asked {asked} times");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_busy_registry_is_asked_again_when_it_wants_to_be() -> Result<()> {
     let refusals = AtomicUsize::new(0);
     let scene = Scene::new("", move |_, _, _| match refusals.fetch_add(1, Ordering::SeqCst) {

@@ -24,6 +24,9 @@ pub(crate) trait BlobSink: Send {
 enum End {
     Whole,
     Unwanted,
+    /// No answer that begins it; asking was repeated already.
+    Refused(RegistryError),
+    /// The answer broke off.
     Broken(RegistryError),
 }
 
@@ -44,6 +47,10 @@ impl Session {
                 let end = self.stretch(place, is_last, blob, &mut offset, sink).await;
                 failure = match end {
                     End::Whole | End::Unwanted => return Ok(()),
+                    End::Refused(error) => {
+                        failure = error;
+                        break;
+                    }
                     End::Broken(error) => error,
                 };
                 if offset - before >= PROGRESS_BYTES {
@@ -70,7 +77,7 @@ impl Session {
         let wanted = Wanted { method: Method::GET, path: &path, headers, what: blob.digest.as_str() };
         let mut response = match self.ask(place, is_last, wanted).await {
             Ok(response) => response,
-            Err(error) => return End::Broken(error),
+            Err(error) => return End::Refused(error),
         };
         let Some(mut at) = start_of(&response, *offset) else {
             return End::Broken(RegistryError::Protocol { host: host.clone(), reason: "it answers with another range than was asked for" });
@@ -117,7 +124,7 @@ fn start_of(response: &Response, offset: u64) -> Option<u64> {
     start.trim().parse().ok().filter(|start| *start <= offset)
 }
 
-/// A request that failed was repeated already, but for those that broke after an answer had begun.
+/// What breaks off may hold the next time; what is false is false again.
 fn is_worth_another(error: &RegistryError) -> bool {
     matches!(error, RegistryError::Truncated { .. } | RegistryError::Stalled { .. } | RegistryError::Unreachable { .. })
 }
