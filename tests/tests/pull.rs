@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result};
 use podbox_proto::v1;
-use podbox_tests::registry::{Compression, Format, PASSWORD, USER, digest_of};
-use podbox_tests::{Client, ContainerSpec, Content, Daemon, DaemonOptions, PodSpec, Registry, RegistryOptions, TestImage, assert_refused};
+use podbox_tests::registry::{Answer, Asked, Compression, Format, PASSWORD, USER, digest_of};
+use podbox_tests::{
+    Client, ContainerSpec, Content, Daemon, DaemonOptions, HostileRegistry, PodSpec, Registry, RegistryOptions, TestImage, assert_refused,
+};
 use tonic::{Code, Status};
 
 const PORT: u16 = 5000;
@@ -30,6 +32,7 @@ async fn remove(client: &Client, image: &str) -> Result<(), Status> {
     client.images().remove_image(v1::RemoveImageRequest { image: spec(image) }).await.map(drop)
 }
 
+/// Credentials as the kubelet sends most of them.
 fn password(username: &str, password: &str) -> Option<v1::AuthConfig> {
     Some(v1::AuthConfig { username: username.to_owned(), password: password.to_owned(), ..Default::default() })
 }
@@ -237,6 +240,49 @@ async fn mirrors_are_asked_in_their_order_and_the_name_stays_the_registrys() -> 
     let error = pull(&client, "mirrored:v1").await.expect_err("only the registry may resolve");
     assert!(error.message().starts_with("RegistryUnavailable: "), "{error:?}");
     assert_eq!(pull(&client, &format!("mirrored@{}", pushed.manifest)).await?, pushed.id);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mirror_that_lies_is_passed_over_and_learns_no_credentials() -> Result<()> {
+    let hosts = tempfile::tempdir()?;
+    let daemon = daemon_with(&format!("hosts_dir = {:?}", hosts.path())).await?;
+    let mut content = Content::default();
+    let pushed = content.push("a", "latest", &TestImage::named("lied-about").file("x", 0o644, &[7; 4096]))?;
+    let registry = HostileRegistry::start(daemon.shared_network(), PORT, content.clone(), |asked, _| {
+        let is_known = asked.header("authorization").is_some();
+        (!is_known).then(|| Answer::status(401).with("www-authenticate", "Basic realm=\"registry\""))
+    })?;
+    let (manifest, layer) = (pushed.manifest.clone(), pushed.layers[1].clone());
+    let mirror = HostileRegistry::start(daemon.shared_network(), PORT + 1, content, move |asked, content| {
+        // Its manifests are other ones, its second layer is broken, and it would like to know who asks.
+        let mut bytes = match asked.path.split('?').next().and_then(|path| path.rsplit('/').next()) {
+            Some(digest) if digest == manifest => content.manifests[digest].1.clone(),
+            Some(digest) if digest == layer => content.blobs[digest].clone(),
+            Some("latest") => return Some(Answer::status(401).with("www-authenticate", "Basic realm=\"mirror\"")),
+            _ => return None,
+        };
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        Some(Answer::ok(bytes))
+    })?;
+    let folder = hosts.path().join("127.0.0.1_5000_");
+    std::fs::create_dir(&folder)?;
+    let text = "server = \"http://127.0.0.1:5000\"\n[host.\"http://127.0.0.1:5001\".header]\nx-key = \"for the mirror\"\n";
+    std::fs::write(folder.join("hosts.toml"), text)?;
+    assert_eq!(pull_as(&daemon.client(), &format!("{}/a", registry.host()), password(USER, PASSWORD)).await?, pushed.id);
+    let (to_mirror, to_registry) = (mirror.asked(), registry.asked());
+    assert!(to_mirror.iter().all(|asked| asked.header("authorization").is_none() && asked.header("x-key") == Some("for the mirror")));
+    assert!(to_registry.iter().all(|asked| asked.header("x-key").is_none()));
+    let got = |asked: &[Asked], digest: &str| asked.iter().filter(|asked| asked.method == "GET" && asked.path.contains(digest)).count();
+    for (what, digest, by_mirror, by_registry) in
+        [("manifest", &pushed.manifest, 1, 1), ("broken layer", &pushed.layers[1], 1, 1), ("whole layer", &pushed.layers[0], 1, 0)]
+    {
+        let times = got(&to_registry, digest);
+        assert_eq!(got(&to_mirror, digest), by_mirror, "{what}");
+        // With the name comes a challenge first.
+        assert!(if by_registry == 0 { times == 0 } else { times >= 1 }, "{what}: {times}");
+    }
     Ok(())
 }
 
