@@ -149,7 +149,11 @@ async fn bad_limits_are_refused_by_their_fields_and_leave_no_cgroup() -> Result<
 #[tokio::test]
 async fn a_daemon_that_is_killed_in_an_update_leaves_the_next_one_all_of_it_or_nothing() -> Result<()> {
     let (mut daemon, pod) = prepared("killed").await?;
-    let container = pod.run(&ContainerSpec::sleeper("a")).await?;
+    let spec = ContainerSpec::sleeper("a").memory_limit(20 * MIB).resources(|limits| {
+        limits.cpu_quota = 20_000;
+        limits.unified.insert("pids.max".to_owned(), "20".to_owned());
+    });
+    let container = pod.run(&spec).await?;
     let rounds = 16 / i64::from(wait::slowness()).clamp(1, 4);
     for round in 1..=rounds {
         let updates = tokio::spawn({

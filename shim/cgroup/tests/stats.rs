@@ -78,9 +78,13 @@ fn a_meter_reads_what_is_used_now_each_time_it_is_asked() {
     let details = Details::read(&own.cgroup).unwrap();
     let (user, system) = (details.cpu.user_ns.unwrap(), details.cpu.system_ns.unwrap());
     assert!(user + system >= usage.cpu_ns.unwrap() / 2, "{user} and {system} of {usage:?}");
-    let counted = own.counted("memory.usage_in_bytes", "memory.current");
-    let memory = usage.memory.unwrap();
-    assert!(memory.usage_bytes.abs_diff(counted) < 1 << 20 && counted > 0, "{memory:?}, {counted}");
+    // On a slow machine it still takes more between two looks.
+    eventually("what is told is what the kernel counts", || {
+        let told = read(&meter).memory.unwrap().usage_bytes;
+        let counted = own.counted("memory.usage_in_bytes", "memory.current");
+        told.abs_diff(counted) < 1 << 20 && counted > 0
+    });
+    let memory = read(&meter).memory.unwrap();
     assert!(memory.working_set_bytes() <= memory.usage_bytes && memory.page_faults > 0, "{memory:?}");
 }
 
