@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A test's own cgroup and what it runs in it.
 struct Own {
@@ -73,11 +73,12 @@ fn a_meter_reads_what_is_used_now_each_time_it_is_asked() {
     eventually("CPU time passes", || read(&meter).cpu_ns.unwrap() > 200_000_000);
     // The kernel brings memory.stat up to date when it has nothing better to do.
     eventually("page faults are counted", || read(&meter).memory.is_some_and(|memory| memory.page_faults > 0));
-    let usage = read(&meter);
-    assert_eq!(usage.tasks, Some(1));
-    let details = Details::read(&own.cgroup).unwrap();
-    let (user, system) = (details.cpu.user_ns.unwrap(), details.cpu.system_ns.unwrap());
-    assert!(user + system >= usage.cpu_ns.unwrap() / 2, "{user} and {system} of {usage:?}");
+    assert_eq!(read(&meter).tasks, Some(1));
+    // v1 tells by sampled ticks what was user's and what the kernel's: that becomes true with time.
+    eventually("the parts make up the whole", || {
+        let cpu = Details::read(&own.cgroup).unwrap().cpu;
+        cpu.user_ns.unwrap() + cpu.system_ns.unwrap() >= read(&meter).cpu_ns.unwrap() / 2
+    });
     // On a slow machine it still takes more between two looks.
     eventually("what is told is what the kernel counts", || {
         let told = read(&meter).memory.unwrap().usage_bytes;
@@ -99,7 +100,7 @@ fn throttling_limits_and_the_most_that_was_used_are_in_the_details() {
         ..Resources::default()
     };
     own.cgroup.apply(&resources).unwrap();
-    own.run("x=$(head -c 5000000 /dev/zero | tr '\\0' x); while :; do :; done");
+    own.run("dd if=/dev/zero of=/dev/null bs=6000000 count=1 2>/dev/null; while :; do :; done");
     eventually("it is throttled", || Details::read(&own.cgroup).unwrap().cpu.throttled_periods.is_some_and(|periods| periods > 2));
     let details = Details::read(&own.cgroup).unwrap();
     let cpu = details.cpu;
