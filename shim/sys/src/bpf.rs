@@ -2,6 +2,7 @@
 
 use crate::SysError;
 use crate::error::checked;
+use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// One instruction, the kernel's `struct bpf_insn`.
@@ -24,6 +25,9 @@ impl BpfInstruction {
         Self { code, registers, offset, immediate }
     }
 }
+
+/// How often loading is tried. Each signal to the calling thread, also one that changes nothing (a stop and its end), can cost one.
+const LOADS_MAX: u32 = 100;
 
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
@@ -54,7 +58,8 @@ struct AttachAttributes {
 ///
 /// # Errors
 /// `EINVAL` and `EACCES` for a program that the kernel finds fault with, `EPERM` without `CAP_BPF` and `CAP_NET_ADMIN`, `E2BIG` for one
-/// that is too long to verify (`bpf(2)`).
+/// that is too long to verify (`bpf(2)`). `EAGAIN` only where signals come without end: the verifier gives up when one is pending, and is
+/// asked again.
 pub fn load_device_filter(instructions: &[BpfInstruction]) -> Result<OwnedFd, SysError> {
     let license = c"Apache-2.0";
     let attributes = LoadAttributes {
@@ -64,9 +69,19 @@ pub fn load_device_filter(instructions: &[BpfInstruction]) -> Result<OwnedFd, Sy
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
     };
-    // SAFETY: the structure has the size that is given and the command's layout. It points to a NUL-terminated string and to as many
-    // instructions as it says (or to more than the kernel reads); all outlive the call, and the kernel only reads.
-    let program = checked("bpf", unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>()) })?;
+    let load = || {
+        // SAFETY: the structure has the size that is given and the command's layout. It points to a NUL-terminated string and to as many
+        // instructions as it says (or to more than the kernel reads); all outlive the call, and the kernel only reads.
+        checked("bpf", unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>()) })
+    };
+    let mut left = LOADS_MAX;
+    let program = loop {
+        left -= 1;
+        match load() {
+            Err(error) if error.errno() == Errno::AGAIN && left > 0 => {}
+            loaded => break loaded?,
+        }
+    };
     let program = RawFd::try_from(program).expect("a descriptor's number is an int");
     // SAFETY: BPF_PROG_LOAD gives a new descriptor, close-on-exec, that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(program) })
