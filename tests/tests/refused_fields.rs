@@ -41,8 +41,6 @@ fn pods() -> Vec<(&'static str, PodSpec)> {
 fn containers() -> Vec<(&'static str, ContainerSpec)> {
     let container = || ContainerSpec::sleeper("refused");
     let cdi = v1::CdiDevice { name: "vendor.com/class=name".to_owned() };
-    let image = Some(v1::ImageSpec { image: "localhost/volume".to_owned(), ..Default::default() });
-    let volume = v1::Mount { container_path: "/volume".to_owned(), image, ..Default::default() };
     let tmp = std::path::Path::new("/tmp");
     let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 1 };
     vec![
@@ -59,7 +57,6 @@ fn containers() -> Vec<(&'static str, ContainerSpec)> {
             }),
         ),
         ("cdi_devices", container().with(|config| config.cdi_devices = vec![cdi])),
-        ("image", container().with(|config| config.mounts = vec![volume])),
         ("mount_options", container().mount_with(tmp, "/x", |mount| mount.mount_options = words(&["noexec"]))),
         ("uid_mappings", container().mount_with(tmp, "/x", |mount| mount.uid_mappings = vec![mapping])),
     ]

@@ -30,7 +30,7 @@ pub use devices::{DeviceError, node_devices, requested_devices};
 pub use exec::{CaptureRoom, ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
 pub use files::{collect_netns_names, link_netns, unlink_netns, write_pod_files};
-pub use image::{RootfsError, find_image, image_defaults, resolve_user};
+pub use image::{RootfsError, VolumeError, find_image, find_volume_images, image_defaults, plan_volumes, resolve_user};
 pub use layers::{LayerUsage, Layers};
 pub use limits::{LimitError, check_limits};
 pub use meters::{Meters, Reading, Subject, Target};

@@ -17,7 +17,7 @@ mod sandbox;
 mod spec;
 
 pub use capability::CapabilityError;
-pub use container::{ContainerInputs, ContainerPlan, plan_container};
+pub use container::{ContainerInputs, ContainerPlan, PlannedVolume, plan_container};
 pub use devices::{DevicePolicy, HostDevice, device_policy};
 pub use exec::plan_exec;
 pub use layout::{Layout, MONITOR_SOCKET};

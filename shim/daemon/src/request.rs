@@ -7,6 +7,8 @@
 mod common;
 mod container;
 mod device;
+mod image;
+mod mount;
 mod pull;
 mod resources;
 mod sandbox;
@@ -15,8 +17,10 @@ mod signal;
 mod subject;
 
 pub use common::Labels;
-pub use container::{ContainerConfig, ContainerMetadata, Mount, Propagation, StopSignal};
+pub use container::{ContainerConfig, ContainerMetadata, StopSignal};
 pub use device::Device;
+pub use image::ImageRequest;
+pub use mount::{ImageVolume, Mount, Propagation};
 pub use pull::PullConfig;
 pub use resources::Resources;
 pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, SandboxPidMode};

@@ -157,7 +157,7 @@ fn is_plain_file(file: &File) -> io::Result<bool> {
 fn copy_decompressed(source: File, scratch: &Path, limit_bytes: u64) -> io::Result<File> {
     const O_TMPFILE: i32 = OFlags::TMPFILE.bits() as i32;
     let mut copy = File::options().read(true).write(true).mode(0o600).custom_flags(O_TMPFILE).open(scratch)?;
-    let reader = BufReader::with_capacity(READ_BUFFER_LEN, WholeStart { file: source });
+    let reader = BufReader::with_capacity(READ_BUFFER_LEN, source);
     let mut reader = Decompressed::new(reader)?;
     let mut buffer = vec![0; COPY_BUFFER_LEN];
     let mut copied_bytes = 0;
@@ -173,25 +173,6 @@ fn copy_decompressed(source: File, scratch: &Path, limit_bytes: u64) -> io::Resu
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, crate::digest::TooLong { limit_bytes }));
         }
         copy.write_all(&buffer[..count])?;
-    }
-}
-
-/// A pipe may hand out a single byte; a buffer over this is full whenever that is possible, so that its start shows
-/// the magic number.
-struct WholeStart {
-    file: File,
-}
-
-impl Read for WholeStart {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buf.len().min(4) {
-            match self.file.read(&mut buf[filled..])? {
-                0 => break,
-                count => filled += count,
-            }
-        }
-        Ok(filled)
     }
 }
 

@@ -74,6 +74,18 @@ enum Found {
     Other,
 }
 
+/// Where a path leads, all links followed.
+enum Located {
+    Absent,
+    Directory,
+    Regular {
+        /// The layer's directory that holds it.
+        part: OwnedFd,
+        name: Vec<u8>,
+    },
+    Other,
+}
+
 impl RootFs {
     /// An image's root, given its lower directories, top-most first.
     #[must_use]
@@ -86,6 +98,22 @@ impl RootFs {
     /// # Errors
     /// If it is not a regular file, is larger than `limit_bytes`, or cannot be read. Nothing but regular files is opened.
     pub fn read_regular(&self, path: &Path, limit_bytes: u64) -> Result<Option<Vec<u8>>, RootFsError> {
+        match self.locate(path)? {
+            Located::Absent => Ok(None),
+            Located::Regular { part, name } => read_file(part.as_fd(), OsStr::from_bytes(&name), path, limit_bytes).map(Some),
+            Located::Directory | Located::Other => Err(RootFsError::NotRegular { path: path.to_owned() }),
+        }
+    }
+
+    /// Whether there is a directory at `path`, or a symbolic link that leads to one within the image.
+    ///
+    /// # Errors
+    /// If the layers cannot be read or the path leads through too many links.
+    pub fn is_directory(&self, path: &Path) -> Result<bool, RootFsError> {
+        Ok(matches!(self.locate(path)?, Located::Directory))
+    }
+
+    fn locate(&self, path: &Path) -> Result<Located, RootFsError> {
         let failed = |source: io::Error| RootFsError::Read { path: path.to_owned(), source };
         let too_many = || RootFsError::TooManyLinks { path: path.to_owned() };
         // Components still to go, last first; and those behind us, free of links.
@@ -105,7 +133,7 @@ impl RootFs {
                 continue;
             }
             match directory.look_up(OsStr::from_bytes(&component)).map_err(failed)? {
-                Found::Absent => return Ok(None),
+                Found::Absent => return Ok(Located::Absent),
                 Found::Directory(child) => {
                     behind.push(component);
                     directory = child;
@@ -122,14 +150,12 @@ impl RootFs {
                     push_components(&mut ahead, &target);
                 }
                 // A file in the place of a directory: what was asked for cannot be below it.
-                Found::Regular(_) | Found::Other if !ahead.is_empty() => return Ok(None),
-                Found::Regular(part) => {
-                    return read_file(part.as_fd(), OsStr::from_bytes(&component), path, limit_bytes).map(Some);
-                }
-                Found::Other => return Err(RootFsError::NotRegular { path: path.to_owned() }),
+                Found::Regular(_) | Found::Other if !ahead.is_empty() => return Ok(Located::Absent),
+                Found::Regular(part) => return Ok(Located::Regular { part, name: component }),
+                Found::Other => return Ok(Located::Other),
             }
         }
-        Err(RootFsError::NotRegular { path: path.to_owned() })
+        Ok(Located::Directory)
     }
 
     fn root(&self) -> io::Result<MergedDirectory> {

@@ -13,6 +13,7 @@ mod exec;
 mod mask;
 mod mount;
 mod namespaces;
+mod overlay;
 mod root;
 mod streams;
 mod target;
@@ -110,7 +111,8 @@ impl<'a> Newborn<'a> {
                 self.keep_mount(*slot, mount)
             }
             Op::LeaveHostMounts => mount::leave_host_mounts(),
-            Op::OverlayRoot { overlay, at, attributes } => self.set_root(root::overlay(overlay, at, attributes)?),
+            Op::OpenImage(layers) => self.keep_mount(layers.slot, overlay::image(layers)?),
+            Op::OverlayRoot { overlay, at, attributes } => self.set_root(overlay::root(overlay, at, attributes)?),
             Op::EmptyRoot { at } => self.set_root(root::empty(at)?),
             Op::Mount { target, fs } => mount::mount_fresh(self.new_root()?, target, fs),
             Op::Attach { slot, target, kind } => {

@@ -20,5 +20,6 @@ pub use id::{ContainerId, InvalidId, SandboxId};
 pub use launch::{CgroupEntry, LaunchPlan, LogTarget, NewNamespaces, PidNamespace, ProcessRef, Stdio};
 pub use memfd::sealed_memfd;
 pub use op::{
-    BindPropagation, BindSource, CapabilitySets, DeviceNode, FileSystem, MountAttributes, NodeKind, Op, Overlay, Program, Slot, TargetKind,
+    BindPropagation, BindSource, CapabilitySets, DeviceNode, FileSystem, ImageLayers, MountAttributes, NodeKind, Op, Overlay, Program,
+    Slot, TargetKind,
 };

@@ -69,6 +69,21 @@ pub struct Overlay {
     pub work: PathBuf,
 }
 
+/// An image that a container sees as a volume: its layers and nothing above them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayers {
+    /// Where the detached mount is kept until it is attached.
+    pub slot: Slot,
+    /// Read-only layers, top-most first; absolute, and at least two (`overlay(5)`).
+    pub lower: Vec<PathBuf>,
+    /// Of the image only this directory. It is resolved below the image's root.
+    pub sub_path: Option<PathBuf>,
+    /// Host directory that the layers are put together over, in this namespace and for this step only.
+    pub at: PathBuf,
+    /// Attributes of the mount.
+    pub attributes: MountAttributes,
+}
+
 /// A fresh file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSystem {
@@ -210,6 +225,8 @@ pub enum Op {
     },
     /// Stop taking and passing on mounts: every mount of the namespace becomes private.
     LeaveHostMounts,
+    /// Put the layers of an image together and keep them as a detached mount. After `LeaveHostMounts`: they are mounted on the way.
+    OpenImage(ImageLayers),
     /// Make the overlay that becomes the root and attach it, in this namespace only, over the host directory `at`.
     OverlayRoot {
         /// Its layers.
@@ -301,6 +318,8 @@ impl fmt::Display for Op {
             Self::OpenBind(bind) => write!(f, "open the mount source {}", bind.source.display()),
             Self::OpenFromPause { path, .. } => write!(f, "open the pod's {}", path.display()),
             Self::LeaveHostMounts => f.write_str("leave the host's mounts"),
+            Self::OpenImage(ImageLayers { sub_path: Some(path), .. }) => write!(f, "open the directory {} of an image", path.display()),
+            Self::OpenImage(_) => f.write_str("open the layers of an image"),
             Self::OverlayRoot { .. } => f.write_str("mount the overlay root"),
             Self::EmptyRoot { .. } => f.write_str("mount the empty root"),
             Self::Mount { target, fs } => write!(f, "mount {} on {}", fs.kind, target.display()),

@@ -1,7 +1,7 @@
 //! Containers as the CRI shows them.
 
 use super::{Cri, info};
-use crate::request::{Mount, Propagation, Resources, StopSignal};
+use crate::request::{ImageRequest, ImageVolume, Mount, Propagation, Resources, StopSignal};
 use crate::store::{ContainerPhase, ContainerRecord};
 use podbox_proto::v1;
 use std::collections::BTreeMap;
@@ -22,12 +22,12 @@ fn state(record: &ContainerRecord) -> v1::ContainerState {
     }
 }
 
-fn image(record: &ContainerRecord) -> v1::ImageSpec {
-    let image = &record.config.image;
+fn image(image: &ImageRequest) -> v1::ImageSpec {
     v1::ImageSpec {
         image: image.image.clone(),
         annotations: image.annotations.clone(),
         user_specified_image: image.user_specified_image.clone(),
+        image_ref: image.image_ref.clone(),
         ..Default::default()
     }
 }
@@ -41,7 +41,7 @@ fn entry(record: &ContainerRecord) -> v1::Container {
         id: record.id.to_string(),
         pod_sandbox_id: record.sandbox_id.to_string(),
         metadata: Some(metadata(record)),
-        image: Some(image(record)),
+        image: Some(image(&record.config.image)),
         image_ref: image_id(record),
         state: state(record).into(),
         created_at: record.created_at_ns,
@@ -76,6 +76,18 @@ fn mount(mount: &Mount) -> v1::Mount {
         selinux_relabel: mount.selinux_relabel,
         propagation: propagation.into(),
         recursive_read_only: mount.recursive_read_only,
+        ..Default::default()
+    }
+}
+
+fn image_volume(volume: &ImageVolume) -> v1::Mount {
+    v1::Mount {
+        container_path: volume.container_path.to_string_lossy().into_owned(),
+        readonly: true,
+        selinux_relabel: volume.selinux_relabel,
+        recursive_read_only: volume.recursive_read_only,
+        image: Some(image(&volume.image)),
+        image_sub_path: volume.sub_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         ..Default::default()
     }
 }
@@ -136,12 +148,12 @@ pub(super) fn status_of(record: &ContainerRecord) -> v1::ContainerStatus {
         metadata: Some(metadata(record)),
         state: state(record).into(),
         created_at: record.created_at_ns,
-        image: Some(image(record)),
+        image: Some(image(&record.config.image)),
         image_ref: image_id(record),
         image_id: image_id(record),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.iter().map(mount).collect(),
+        mounts: record.config.mounts.iter().map(mount).chain(record.config.image_volumes.iter().map(image_volume)).collect(),
         log_path: log_path(record),
         resources: Some(v1::ContainerResources { linux: Some(resources(&record.config.resources)), ..Default::default() }),
         user: user(record),

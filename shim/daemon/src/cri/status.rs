@@ -1,7 +1,7 @@
 //! Errors as gRPC statuses: the only place where the codes are chosen.
 
 use crate::chain::Chain;
-use crate::effects::{CgroupsError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError};
+use crate::effects::{CgroupsError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError, VolumeError};
 use crate::plan::{CapabilityError, PlanError};
 use crate::pod::PodError;
 use crate::request::{RequestError, Subject};
@@ -102,13 +102,12 @@ fn pod_code(error: &PodError) -> Code {
         | PodError::SandboxNotStopped { .. } => Code::FailedPrecondition,
         PodError::Device(DeviceError::NoDevice { .. } | DeviceError::TooMany { .. }) => Code::InvalidArgument,
         PodError::Plan(error) => plan_code(error),
-        PodError::Rootfs(RootfsError::NoImage { .. }) => Code::NotFound,
-        PodError::Rootfs(RootfsError::Store { source, .. }) => image_code(source),
-        PodError::Rootfs(RootfsError::User(_)) => Code::InvalidArgument,
+        PodError::Rootfs(error) => rootfs_code(error),
         PodError::Limit(_) => Code::InvalidArgument,
         PodError::Cgroups(error) => cgroups_code(error),
         PodError::Network(error) => network_code(error),
-        PodError::Monitor { source, .. }
+        PodError::Launch(source)
+        | PodError::Monitor { source, .. }
         | PodError::Start { source, .. }
         | PodError::Signal { source, .. }
         | PodError::ReopenLog { source, .. } => monitor_code(source),
@@ -121,6 +120,17 @@ fn pod_code(error: &PodError) -> Code {
         PodError::Files { source, .. } => io_code(source),
         PodError::Record(RecordError::Read { source, .. } | RecordError::Write { source, .. }) => io_code(source),
         PodError::Record(RecordError::Content { .. } | RecordError::OtherVersion { .. }) | PodError::CutOff => Code::Internal,
+    }
+}
+
+fn rootfs_code(error: &RootfsError) -> Code {
+    match error {
+        RootfsError::NoImage { .. } => Code::NotFound,
+        RootfsError::Store { source, .. } => image_code(source),
+        RootfsError::User(_) | RootfsError::Volume { source: VolumeError::NoDirectory { .. } | VolumeError::Look(_), .. } => {
+            Code::InvalidArgument
+        }
+        RootfsError::Volume { source: VolumeError::Image(error), .. } => rootfs_code(error),
     }
 }
 

@@ -37,12 +37,27 @@ pub struct ContainerInputs<'a> {
     pub user: &'a PodUser,
     /// Its cgroup, below the hierarchies' roots.
     pub cgroup: &'a str,
+    /// The images that it sees as volumes, as the store has them.
+    pub image_volumes: &'a [PlannedVolume],
     /// Devices of the node that it is given.
     pub devices: &'a [HostDevice],
     /// The node.
     pub node: &'a NodeFacts,
     /// Where things stand.
     pub layout: &'a Layout,
+}
+
+/// An image that a container sees as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedVolume {
+    /// Where in the container; no two are at one place.
+    pub container_path: PathBuf,
+    /// `sha256:…` of the image's config.
+    pub image_id: String,
+    /// Its layers on disk, top-most first.
+    pub lower_dirs: Vec<PathBuf>,
+    /// Only this directory of it.
+    pub sub_path: Option<PathBuf>,
 }
 
 /// A container as it will be started. It stands in the container's record.
@@ -62,6 +77,9 @@ pub struct ContainerPlan {
     pub log_path: Option<PathBuf>,
     /// Standard input is kept open.
     pub stdin: bool,
+    /// What stands behind the spec's mounts of type `overlay`.
+    #[serde(default)]
+    pub image_volumes: Vec<PlannedVolume>,
 }
 
 /// Plans a container.
@@ -74,10 +92,12 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         return Err(PlanError::PrivilegeNotGranted);
     }
     check_namespaces(&config.security, sandbox)?;
+    let of_host = config.mounts.iter().map(|mount| (mount.selinux_relabel, &mount.container_path));
+    let of_images = config.image_volumes.iter().map(|volume| (volume.selinux_relabel, &volume.container_path));
     if inputs.node.selinux
-        && let Some(mount) = config.mounts.iter().find(|mount| mount.selinux_relabel)
+        && let Some((_, path)) = of_host.chain(of_images).find(|(relabel, _)| *relabel)
     {
-        return Err(PlanError::Relabel { path: mount.container_path.clone() });
+        return Err(PlanError::Relabel { path: path.clone() });
     }
     let environment = environment(config, image, inputs.hostname, user);
     let spec = runtime_spec(&SpecInputs {
@@ -95,6 +115,7 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         stop_signal: stop_signal(&config.stop_signal, &image.stop_signal)?,
         log_path: log_path(sandbox, config),
         stdin: config.stdin,
+        image_volumes: inputs.image_volumes.to_vec(),
     })
 }
 

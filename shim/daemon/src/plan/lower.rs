@@ -3,13 +3,13 @@
 //! The order is the one [`podbox_plan::Op`] describes: sources are opened while the host is in sight, the root is assembled
 //! by descriptor, and what the process is allowed comes last.
 
-use super::spec::pod_shm_source;
+use super::spec::{IMAGE_VOLUME, pod_shm_source};
 use super::{ContainerPlan, PlanError, SpecError, capability, devices};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig};
 use oci_spec::runtime::{Mount, Process};
 use podbox_plan::{
-    BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, DeviceNode, FileSystem, LaunchPlan, LogTarget, MountAttributes,
-    NewNamespaces, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
+    BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, DeviceNode, FileSystem, ImageLayers, LaunchPlan, LogTarget,
+    MountAttributes, NewNamespaces, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
 };
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
     let linux = spec.linux().as_ref().ok_or(part("linux"))?;
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let device_nodes = devices::nodes(linux)?;
-    let (opened, attached) = mount_ops(mounts, inputs.pause_pid, &device_nodes);
+    let MountOps { opened, assembled, attached } = mount_ops(mounts, inputs, &device_nodes);
 
     let mut ops = vec![
         Op::Join {
@@ -59,6 +59,7 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
     ];
     ops.extend(opened);
     ops.push(Op::LeaveHostMounts);
+    ops.extend(assembled);
     // Nothing of an image is a device: what a container needs of them is made in its /dev.
     let attributes = MountAttributes { no_dev: true, ..MountAttributes::default() };
     ops.push(Op::OverlayRoot { overlay: inputs.overlay.clone(), at: inputs.root_at.clone(), attributes });
@@ -119,41 +120,61 @@ fn stdio(plan: &ContainerPlan, process: &Process) -> Stdio {
     if process.terminal().unwrap_or_default() { Stdio::Terminal { log } } else { Stdio::Piped { stdin: plan.stdin, log } }
 }
 
-/// The ops that open mounts while the host is in sight, and those that put them into the root. `given` devices stand for standard ones.
-fn mount_ops(mounts: &[Mount], pause_pid: i32, given: &[DeviceNode]) -> (Vec<Op>, Vec<Op>) {
-    let (mut opened, mut attached) = (Vec::new(), Vec::new());
-    let pod_shm = pod_shm_source(pause_pid);
+/// The ops of a container's mounts, by when they come.
+#[derive(Default)]
+struct MountOps {
+    /// While the host is in sight.
+    opened: Vec<Op>,
+    /// Once the host's mounts are left and before the root is made.
+    assembled: Vec<Op>,
+    /// When the root is there.
+    attached: Vec<Op>,
+}
+
+/// `given` devices stand for standard ones.
+fn mount_ops(mounts: &[Mount], inputs: &LaunchInputs<'_>, given: &[DeviceNode]) -> MountOps {
+    let mut ops = MountOps::default();
+    let pod_shm = pod_shm_source(inputs.pause_pid);
+    let volume_at = |target: &Path| inputs.plan.image_volumes.iter().find(|volume| volume.container_path == target);
     let mut next_slot: Slot = 0;
     for mount in mounts {
         let options = MountOptions::of(mount);
         let target = mount.destination().clone();
-        if mount.typ().as_deref() != Some("bind") {
-            let kind = mount.typ().clone().unwrap_or_default();
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        let volume = (kind == IMAGE_VOLUME).then(|| volume_at(&target)).flatten();
+        if kind != "bind" && volume.is_none() {
             let is_dev = target == Path::new("/dev");
-            attached.push(Op::Mount { target, fs: FileSystem { kind, options: options.data, attributes: options.attributes } });
+            let fs = FileSystem { kind: kind.to_owned(), options: options.data, attributes: options.attributes };
+            ops.attached.push(Op::Mount { target, fs });
             if is_dev {
                 let is_given = |path: &Path| given.iter().any(|node| node.path == path);
-                attached.extend(standard_nodes().filter(|node| !is_given(&node.path)).map(Op::MakeNode));
+                ops.attached.extend(standard_nodes().filter(|node| !is_given(&node.path)).map(Op::MakeNode));
             }
             continue;
         }
         let slot = next_slot;
         next_slot += 1;
         let source = mount.source().clone().unwrap_or_default();
-        opened.push(if source == pod_shm {
-            Op::OpenFromPause { slot, path: PathBuf::from(super::sandbox::POD_SHM) }
-        } else {
-            Op::OpenBind(BindSource {
+        match volume {
+            Some(volume) => ops.assembled.push(Op::OpenImage(ImageLayers {
+                slot,
+                lower: volume.lower_dirs.clone(),
+                sub_path: volume.sub_path.clone(),
+                at: inputs.root_at.clone(),
+                attributes: options.attributes,
+            })),
+            None if source == pod_shm => ops.opened.push(Op::OpenFromPause { slot, path: PathBuf::from(super::sandbox::POD_SHM) }),
+            None => ops.opened.push(Op::OpenBind(BindSource {
                 slot,
                 source,
                 recursive: options.recursive,
                 attributes: options.attributes,
                 propagation: options.propagation,
-            })
-        });
-        attached.push(Op::Attach { slot, target, kind: TargetKind::LikeSource });
+            })),
+        }
+        ops.attached.push(Op::Attach { slot, target, kind: TargetKind::LikeSource });
     }
-    (opened, attached)
+    ops
 }
 
 /// A mount's options, sorted into what the kernel takes where.

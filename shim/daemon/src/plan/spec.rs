@@ -1,7 +1,7 @@
 //! The OCI runtime spec of a container (runtime-spec, `config.md` and `config-linux.md`).
 
 use super::sandbox::POD_SHM;
-use super::{ContainerInputs, PlanError, SpecError, capability, devices};
+use super::{ContainerInputs, PlanError, PlannedVolume, SpecError, capability, devices};
 use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation, Resources};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
@@ -32,6 +32,9 @@ const MASKED: [&str; 13] = [
 ];
 /// Not writable for containers.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The type of mounts that are images.
+pub(super) const IMAGE_VOLUME: &str = "overlay";
 
 pub(super) struct SpecInputs<'a> {
     pub container: &'a ContainerInputs<'a>,
@@ -234,15 +237,15 @@ pub(super) fn pod_shm_source(pause_pid: i32) -> PathBuf {
 fn mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> {
     let mut mounts = kernel_mounts(container)?;
     mounts.extend(pod_mounts(container)?);
-    let asked: HashSet<&Path> = container.config.mounts.iter().map(|mount| mount.container_path.as_path()).collect();
+    let (of_host, of_images) = (&container.config.mounts, container.image_volumes);
+    let mut requested: Vec<Mount> = of_host.iter().map(requested_mount).collect::<Result<_, _>>()?;
+    requested.extend(of_images.iter().map(image_mount).collect::<Result<Vec<_>, _>>()?);
+    let asked: HashSet<PathBuf> = requested.iter().map(|mount| mount.destination().clone()).collect();
     // What the request mounts at the very same place stands for ours.
-    mounts.retain(|mount| !asked.contains(mount.destination().as_path()));
+    mounts.retain(|mount| !asked.contains(mount.destination()));
     // A mount below another must come after it, whatever order they were asked for in.
-    let mut requested: Vec<&MountRequest> = container.config.mounts.iter().collect();
-    requested.sort_by_key(|mount| mount.container_path.components().count());
-    for request in requested {
-        mounts.push(requested_mount(request)?);
-    }
+    requested.sort_by_key(|mount| mount.destination().components().count());
+    mounts.extend(requested);
     Ok(mounts)
 }
 
@@ -275,6 +278,19 @@ fn pod_mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> 
     let options = ["bind", "rprivate", "nosuid", "noexec", "nodev", "ro"];
     let file = |name: &str| mount(&format!("/etc/{name}"), "bind", &pod.join(name), &options);
     ["resolv.conf", "hostname", "hosts"].into_iter().map(file).collect()
+}
+
+/// The source is the image's ID; the layers stand in the plan.
+fn image_mount(volume: &PlannedVolume) -> Result<Mount, PlanError> {
+    // Programs of an image may run, as they may in a container of it; nothing of one is a device.
+    let options: Vec<String> = ["ro", "nodev"].map(str::to_owned).into();
+    MountBuilder::default()
+        .destination(volume.container_path.clone())
+        .typ(IMAGE_VOLUME)
+        .source(volume.image_id.clone())
+        .options(options)
+        .build()
+        .map_err(missing("mounts"))
 }
 
 fn requested_mount(request: &MountRequest) -> Result<Mount, PlanError> {

@@ -1,7 +1,7 @@
 //! Golden plans: what each request becomes, in full. A change of a plan shows as a change of its file.
 
 use super::*;
-use crate::request::{ContainerConfig, SandboxConfig};
+use crate::request::{ContainerConfig, ImageVolume, SandboxConfig};
 use podbox_plan::{CgroupEntry, ContainerId, Overlay, PidNamespace, ProcessRef, SandboxId};
 use podbox_proto::v1;
 
@@ -66,6 +66,13 @@ fn planned(sandbox: &SandboxConfig, config: &ContainerConfig, pid: PidNamespace)
     let layout = Layout::new("/run/podbox".into());
     let user = PodUser { uid: 0, gid: 0, groups: vec![0], home: Some("/root".to_owned()) };
     let (id, node) = (sandbox_id(), node());
+    let volume = |volume: &ImageVolume| PlannedVolume {
+        container_path: volume.container_path.clone(),
+        image_id: format!("sha256:{}", volume.image.image),
+        lower_dirs: vec!["/l/2".into(), "/l/1".into()],
+        sub_path: volume.sub_path.clone(),
+    };
+    let volumes: Vec<PlannedVolume> = config.image_volumes.iter().map(volume).collect();
     let plan = plan_container(&ContainerInputs {
         config,
         sandbox_id: &id,
@@ -77,6 +84,7 @@ fn planned(sandbox: &SandboxConfig, config: &ContainerConfig, pid: PidNamespace)
         image: &image(),
         user: &user,
         cgroup: "/podbox/p/c",
+        image_volumes: &volumes,
         devices: &[],
         node: &node,
         layout: &layout,
@@ -151,6 +159,12 @@ fn a_container_that_asks_for_much() {
             v1::Mount { readonly: true, recursive_read_only: true, ..mount("/data", "/host", v1::MountPropagation::PropagationPrivate) },
             mount("/etc/hosts", "/host/hosts", v1::MountPropagation::PropagationHostToContainer),
             mount("/dev/shm", "/host/shm", v1::MountPropagation::PropagationPrivate),
+            v1::Mount {
+                readonly: true,
+                image: Some(v1::ImageSpec { image: "model".to_owned(), ..Default::default() }),
+                image_sub_path: "weights".to_owned(),
+                ..mount("/data/model", "", v1::MountPropagation::PropagationPrivate)
+            },
         ],
         log_path: "c/0.log".to_owned(),
         tty: true,

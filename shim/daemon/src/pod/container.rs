@@ -6,8 +6,8 @@ use super::retry::now_or_later;
 use super::teardown::blocking;
 use crate::chain::Chain;
 use crate::effects::{
-    MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, check_limits, find_image, image_defaults, make_container_cgroup,
-    node_devices, now_ns, remove_cgroup, requested_devices, resolve_user,
+    MonitorError, MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, check_limits, find_image, find_volume_images, image_defaults,
+    make_container_cgroup, node_devices, now_ns, plan_volumes, remove_cgroup, requested_devices, resolve_user,
 };
 use crate::plan::{ContainerInputs, LaunchInputs, device_policy, lower, plan_container};
 use crate::request::{ContainerConfig, PidMode};
@@ -111,8 +111,11 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
     check_limits(&config.resources, &config.resources)?;
     check_mount_sources(config)?;
     let image = find_image(&node.images, &config.image.image)?;
-    let snapshot = node.images.create_snapshot(intent.id.as_str(), &image);
-    let Snapshot { lower_dirs, upper, work } = snapshot.map_err(|source| PodError::Snapshot { id: intent.id.clone(), source })?;
+    let volume_images = find_volume_images(&node.images, &config.image_volumes)?;
+    let snapshot = node.images.create_snapshot_with(intent.id.as_str(), &image, &volume_images);
+    let snapshot = snapshot.map_err(|source| PodError::Snapshot { id: intent.id.clone(), source })?;
+    let Snapshot { lower_dirs, upper, work, volumes } = snapshot;
+    let image_volumes = plan_volumes(&config.image_volumes, &volume_images, volumes)?;
     let defaults = image_defaults(&image);
     let user = resolve_user(&config.security, &defaults.user, lower_dirs.clone())?;
     let mut devices = if config.security.privileged { node_devices()? } else { Vec::new() };
@@ -128,6 +131,7 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
         image: &defaults,
         user: &user,
         cgroup: &intent.cgroup,
+        image_volumes: &image_volumes,
         devices: &devices,
         node: &node.facts,
         layout: &node.layout,
@@ -177,7 +181,10 @@ pub(super) async fn launch_container(
         exit_record: node.layout.container_exit(&record.sandbox_id, &record.id),
     })?;
     let process = ProcessRef::Container(record.id.clone());
-    link.launch(process, launch, Vec::new()).await.map_err(|source| PodError::Start { id: record.id.clone(), source })
+    link.launch(process, launch, Vec::new()).await.map_err(|source| match source {
+        MonitorError::Launch { .. } => PodError::Launch(source),
+        source => PodError::Start { id: record.id.clone(), source },
+    })
 }
 
 /// The PID namespace for a request; `target` finds a running container of the pod by id or its beginning.

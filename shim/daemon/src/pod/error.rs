@@ -92,6 +92,9 @@ pub enum PodError {
         /// Why.
         source: MonitorError,
     },
+    /// A container's init did not become its program; the source names the container.
+    #[error(transparent)]
+    Launch(MonitorError),
     /// A container's start.
     #[error("start container {id}")]
     Start {

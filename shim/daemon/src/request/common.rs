@@ -1,6 +1,7 @@
 //! Checks and values that sandboxes and containers share.
 
 use super::RequestError;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -14,7 +15,7 @@ const NAME_BYTES_MAX: usize = 1024;
 /// `PATH_MAX`, less the NUL.
 const PATH_BYTES_MAX: usize = 4095;
 
-pub(super) fn labels(field: &'static str, labels: BTreeMap<String, String>) -> Result<Labels, RequestError> {
+pub(super) fn labels(field: impl Into<Cow<'static, str>>, labels: BTreeMap<String, String>) -> Result<Labels, RequestError> {
     let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > LABELS_BYTES_MAX {
         return Err(RequestError::invalid(field, format!("{bytes} bytes are over the limit of {LABELS_BYTES_MAX}")));
@@ -22,7 +23,7 @@ pub(super) fn labels(field: &'static str, labels: BTreeMap<String, String>) -> R
     Ok(labels)
 }
 
-pub(super) fn name(field: &'static str, name: String) -> Result<String, RequestError> {
+pub(super) fn name(field: impl Into<Cow<'static, str>>, name: String) -> Result<String, RequestError> {
     if name.is_empty() {
         return Err(RequestError::invalid(field, "is required"));
     }
@@ -30,7 +31,7 @@ pub(super) fn name(field: &'static str, name: String) -> Result<String, RequestE
 }
 
 /// Text that ends up in names and messages: bounded, without control characters.
-pub(super) fn bounded_text(field: &'static str, text: String) -> Result<String, RequestError> {
+pub(super) fn bounded_text(field: impl Into<Cow<'static, str>>, text: String) -> Result<String, RequestError> {
     if text.len() > NAME_BYTES_MAX {
         return Err(RequestError::invalid(field, format!("{} bytes are over the limit of {NAME_BYTES_MAX}", text.len())));
     }

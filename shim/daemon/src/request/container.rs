@@ -1,8 +1,9 @@
 //! `ContainerConfig`.
 
-use super::common::{absolute_path, bounded_text, checked_path, enum_value, has_parent_component, labels, name, shortened};
+use super::common::{absolute_path, checked_path, enum_value, has_parent_component, labels, name, shortened};
 use super::device::devices;
-use super::{Device, Labels, RequestError, Resources, SecurityContext, required};
+use super::mount::mounts;
+use super::{Device, ImageRequest, ImageVolume, Labels, Mount, RequestError, Resources, SecurityContext, required};
 use podbox_plan::ByteString;
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -15,45 +16,6 @@ pub struct ContainerMetadata {
     pub name: String,
     /// Counts the containers of that name.
     pub attempt: u32,
-}
-
-/// The image that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageRequest {
-    /// A name or an id.
-    pub image: String,
-    /// As the pod's author wrote it; echoed.
-    pub user_specified_image: String,
-    /// Echoed.
-    pub annotations: Labels,
-}
-
-/// What a mount passes on (`mount_namespaces(7)`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Propagation {
-    /// Nothing either way.
-    Private,
-    /// The host's new mounts appear in the container.
-    HostToContainer,
-    /// And the container's on the host.
-    Bidirectional,
-}
-
-/// A host path that the container sees.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// Where in the container.
-    pub container_path: PathBuf,
-    /// What of the host.
-    pub host_path: PathBuf,
-    /// Not writable.
-    pub read_only: bool,
-    /// Nor are the mounts below it.
-    pub recursive_read_only: bool,
-    /// What it passes on.
-    pub propagation: Propagation,
-    /// The volume is to get the container's SELinux label: nothing to do on a host without SELinux.
-    pub selinux_relabel: bool,
 }
 
 /// The signal that asks the container to stop, as the CRI names it: `SIGTERM`, `SIGRTMIN+3`.
@@ -87,6 +49,9 @@ pub struct ContainerConfig {
     pub envs: Vec<(String, ByteString)>,
     /// Mounts, in the order asked for.
     pub mounts: Vec<Mount>,
+    /// Images that it sees as volumes, in the order asked for.
+    #[serde(default)]
+    pub image_volumes: Vec<ImageVolume>,
     /// Devices of the host, in the order asked for.
     #[serde(default)]
     pub devices: Vec<Device>,
@@ -123,14 +88,16 @@ impl TryFrom<v1::ContainerConfig> for ContainerConfig {
         check_size(&config)?;
         let metadata = required("config.metadata", config.metadata)?;
         let linux = config.linux.unwrap_or_default();
+        let (mounts, image_volumes) = mounts(config.mounts)?;
         Ok(Self {
             metadata: ContainerMetadata { name: name("config.metadata.name", metadata.name)?, attempt: metadata.attempt },
-            image: image(config.image)?,
+            image: ImageRequest::new("config.image", required("config.image", config.image)?)?,
             command: words("config.command", config.command)?,
             args: words("config.args", config.args)?,
             working_dir: working_dir(&config.working_dir)?,
             envs: envs(config.envs)?,
-            mounts: config.mounts.into_iter().map(Mount::try_from).collect::<Result<_, _>>()?,
+            mounts,
+            image_volumes,
             devices: devices(config.devices)?,
             labels: labels("config.labels", config.labels)?,
             annotations: labels("config.annotations", config.annotations)?,
@@ -161,25 +128,13 @@ fn check_size(config: &v1::ContainerConfig) -> Result<(), RequestError> {
         let reason = format!("command, args and envs of {bytes} bytes are over the limit of {PROCESS_BYTES_MAX}");
         return Err(RequestError::invalid("config.envs", reason));
     }
-    let bytes: usize = config.mounts.iter().map(|mount| mount.container_path.len() + mount.host_path.len()).sum();
+    let bytes_of = |mount: &v1::Mount| mount.container_path.len() + mount.host_path.len() + mount.image_sub_path.len();
+    let bytes: usize = config.mounts.iter().map(bytes_of).sum();
     if config.mounts.len() > MOUNTS_MAX || bytes > MOUNT_BYTES_MAX {
         let reason = format!("at most {MOUNTS_MAX} mounts with {MOUNT_BYTES_MAX} bytes of paths are taken");
         return Err(RequestError::invalid("config.mounts", reason));
     }
     Ok(())
-}
-
-fn image(image: Option<v1::ImageSpec>) -> Result<ImageRequest, RequestError> {
-    let image = required("config.image", image)?;
-    if !image.runtime_handler.is_empty() {
-        let handler = shortened(&image.runtime_handler);
-        return Err(RequestError::invalid("config.image.runtime_handler", format!("there is no runtime handler {handler:?}")));
-    }
-    Ok(ImageRequest {
-        image: name("config.image.image", image.image)?,
-        user_specified_image: bounded_text("config.image.user_specified_image", image.user_specified_image)?,
-        annotations: labels("config.image.annotations", image.annotations)?,
-    })
 }
 
 /// Arguments: the kernel takes any bytes but NUL.
@@ -226,41 +181,4 @@ fn stop_signal(cri_number: i32) -> Result<StopSignal, RequestError> {
     let number = super::signal_number(name)
         .ok_or_else(|| RequestError::invalid("config.stop_signal", format!("{name} is no signal of this kernel")))?;
     Ok(StopSignal::Signal { cri_number, number })
-}
-
-impl TryFrom<v1::Mount> for Mount {
-    type Error = RequestError;
-
-    fn try_from(mount: v1::Mount) -> Result<Self, RequestError> {
-        if mount.image.is_some() || !mount.image_sub_path.is_empty() {
-            return Err(RequestError::unsupported("config.mounts.image", "image volumes are"));
-        }
-        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return Err(RequestError::unsupported("config.mounts.uid_mappings", "id-mapped mounts are"));
-        }
-        if !mount.mount_options.is_empty() {
-            return Err(RequestError::unsupported("config.mounts.mount_options", "mount options are"));
-        }
-        let propagation = match enum_value("config.mounts.propagation", mount.propagation)? {
-            v1::MountPropagation::PropagationPrivate => Propagation::Private,
-            v1::MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
-            v1::MountPropagation::PropagationBidirectional => Propagation::Bidirectional,
-        };
-        if mount.recursive_read_only && (!mount.readonly || propagation != Propagation::Private) {
-            let reason = "it needs readonly and private propagation";
-            return Err(RequestError::invalid("config.mounts.recursive_read_only", reason));
-        }
-        let container_path = absolute_path("config.mounts.container_path", &mount.container_path)?;
-        if has_parent_component(&container_path) || container_path == std::path::Path::new("/") {
-            return Err(RequestError::invalid("config.mounts.container_path", "a path below the root, without `..`, is due"));
-        }
-        Ok(Self {
-            container_path,
-            host_path: absolute_path("config.mounts.host_path", &mount.host_path)?,
-            read_only: mount.readonly,
-            recursive_read_only: mount.recursive_read_only,
-            propagation,
-            selinux_relabel: mount.selinux_relabel,
-        })
-    }
 }

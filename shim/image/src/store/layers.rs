@@ -198,7 +198,7 @@ impl ImageStore {
         for container_id in self.snapshots()? {
             let path = self.snapshot_dir(&container_id)?.join(SNAPSHOT_RECORD);
             match SnapshotFile::read(&path) {
-                Ok(record) => used.extend(record.layers),
+                Ok(record) => used.extend(record.all_layers().cloned()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => {}
                 Err(_) => return Ok(None),
             }

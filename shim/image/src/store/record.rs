@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -210,17 +211,40 @@ impl LayerFile {
 }
 
 /// Which layers a container's snapshot stands on.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SnapshotFile {
     version: u32,
+    pub(super) image: Digest,
+    /// Diff IDs, lowest layer first.
+    pub(super) layers: Vec<Digest>,
+    /// Images that the container mounts beside its own, in the order asked for.
+    #[serde(default)]
+    pub(super) volumes: Vec<VolumeImage>,
+}
+
+/// An image that a container mounts as a volume.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct VolumeImage {
     pub(super) image: Digest,
     /// Diff IDs, lowest layer first.
     pub(super) layers: Vec<Digest>,
 }
 
 impl SnapshotFile {
-    pub(super) fn new(image: Digest, layers: Vec<Digest>) -> Self {
-        Self { version: VERSION, image, layers }
+    pub(super) fn new(image: &ImageRecord, volumes: &[Arc<ImageRecord>]) -> Self {
+        let volume = |image: &Arc<ImageRecord>| VolumeImage { image: image.id.clone(), layers: image.layers.clone() };
+        let volumes = volumes.iter().map(volume).collect();
+        Self { version: VERSION, image: image.id.clone(), layers: image.layers.clone(), volumes }
+    }
+
+    /// The images that it keeps layers of.
+    pub(super) fn images(&self) -> impl Iterator<Item = &Digest> {
+        std::iter::once(&self.image).chain(self.volumes.iter().map(|volume| &volume.image))
+    }
+
+    /// Every layer that it stands on.
+    pub(super) fn all_layers(&self) -> impl Iterator<Item = &Digest> {
+        self.layers.iter().chain(self.volumes.iter().flat_map(|volume| &volume.layers))
     }
 
     pub(super) fn read(path: &Path) -> io::Result<Self> {

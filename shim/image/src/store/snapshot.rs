@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -30,6 +31,9 @@ pub struct Snapshot {
     pub upper: PathBuf,
     /// overlayfs's work directory, on the same file system as `upper`.
     pub work: PathBuf,
+    /// The layers of each image that the container mounts as a volume, top-most first, in the order asked for. At least two each, since
+    /// overlayfs wants that many where nothing is written.
+    pub volumes: Vec<Vec<PathBuf>>,
 }
 
 /// A snapshot on its way out.
@@ -37,22 +41,31 @@ pub struct Snapshot {
 pub struct TakenSnapshot {
     container_id: String,
     moved: PathBuf,
-    image: Option<Digest>,
+    images: Vec<Digest>,
 }
 
 impl ImageStore {
-    /// Makes the snapshot of a new container. If the container has one of this image already, that one is returned.
+    /// Makes the snapshot of a new container that mounts no other image.
     ///
     /// # Errors
-    /// [`Error::MissingLayer`] if the image was removed meanwhile; [`Error::SnapshotExists`] if the container has a
-    /// snapshot of another image.
+    /// As [`create_snapshot_with`](Self::create_snapshot_with).
     pub fn create_snapshot(&self, container_id: &str, image: &ImageRecord) -> Result<Snapshot, Error> {
+        self.create_snapshot_with(container_id, image, &[])
+    }
+
+    /// Makes the snapshot of a new container that mounts the images of `volumes` as well: their layers stay as long as it does. If the
+    /// container has one of these images already, that one is returned.
+    ///
+    /// # Errors
+    /// [`Error::MissingLayer`] if an image was removed meanwhile; [`Error::SnapshotExists`] if the container has a
+    /// snapshot of other images.
+    pub fn create_snapshot_with(&self, container_id: &str, image: &ImageRecord, volumes: &[Arc<ImageRecord>]) -> Result<Snapshot, Error> {
         let place = self.snapshot_dir(container_id)?;
         let _tmp = Lock::shared(self.root(), TMP)?;
         let _layers = Lock::shared(self.root(), LAYERS)?;
-        let (lower_dirs, root_like) = self.lower_dirs(&image.id, &image.layers)?;
         let failed = |source| Error::CreateSnapshot { container_id: container_id.to_owned(), source };
-        let record = SnapshotFile::new(image.id.clone(), image.layers.clone());
+        let record = SnapshotFile::new(image, volumes);
+        let (snapshot, root_like) = self.stands_on(&place, &record)?;
         let staging = self.make_tmp("snapshot").map_err(failed)?;
         let result =
             fill(&staging, &record, &root_like).and_then(|()| Ok(renameat_with(CWD, &staging, CWD, &place, RenameFlags::NOREPLACE)?));
@@ -62,11 +75,11 @@ impl ImageStore {
                 return Err(failed(error));
             }
             let there = SnapshotFile::read(&place.join(SNAPSHOT_RECORD)).map_err(failed)?;
-            if there.image != image.id {
+            if there != record {
                 return Err(Error::SnapshotExists { container_id: container_id.to_owned() });
             }
         }
-        Ok(Snapshot { lower_dirs, upper: place.join(UPPER), work: place.join(WORK) })
+        Ok(snapshot)
     }
 
     /// The snapshot that a container has, whether or not its image still exists.
@@ -80,8 +93,21 @@ impl ImageStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::ReadSnapshot { container_id: container_id.to_owned(), source }),
         };
-        let (lower_dirs, _) = self.lower_dirs(&record.image, &record.layers)?;
-        Ok(Some(Snapshot { lower_dirs, upper: place.join(UPPER), work: place.join(WORK) }))
+        Ok(Some(self.stands_on(&place, &record)?.0))
+    }
+
+    /// The directories of a snapshot at `place`, and the one whose owner and mode its root takes.
+    fn stands_on(&self, place: &Path, record: &SnapshotFile) -> Result<(Snapshot, PathBuf), Error> {
+        let (lower_dirs, root_like) = self.lower_dirs(&record.image, &record.layers)?;
+        let mut volumes = Vec::with_capacity(record.volumes.len());
+        for volume in &record.volumes {
+            let (mut layers, _) = self.lower_dirs(&volume.image, &volume.layers)?;
+            if layers.len() == 1 {
+                layers.push(self.root().join(EMPTY));
+            }
+            volumes.push(layers);
+        }
+        Ok((Snapshot { lower_dirs, upper: place.join(UPPER), work: place.join(WORK), volumes }, root_like))
     }
 
     /// Removes a container's snapshot; its absence is success. Layers that nothing else uses any more go with it.
@@ -106,7 +132,9 @@ impl ImageStore {
         let _tmp = Lock::shared(self.root(), TMP)?;
         let moved = self.move_to_tmp(&place);
         let moved = moved.map_err(|source| Error::RemoveSnapshot { container_id: container_id.to_owned(), source })?;
-        Ok(moved.map(|moved| TakenSnapshot { container_id: container_id.to_owned(), moved, image: record.ok().map(|record| record.image) }))
+        // What a damaged record stood on is not known: then nothing of it is in use any more, and all is looked through.
+        let images = record.map(|record| record.images().cloned().collect()).unwrap_or_default();
+        Ok(moved.map(|moved| TakenSnapshot { container_id: container_id.to_owned(), moved, images }))
     }
 
     /// The slow half: removes the files, and the layers that nothing else uses any more.
@@ -122,11 +150,11 @@ impl ImageStore {
             other => other.map_err(|source| Error::RemoveSnapshot { container_id: taken.container_id, source }),
         };
         drop(tmp);
-        let still_used = match &taken.image {
-            Some(image) => self.is_image(image)?,
-            None => false,
-        };
-        if !still_used || self.is_collection_due() {
+        let mut all_are_images = !taken.images.is_empty();
+        for image in &taken.images {
+            all_are_images &= self.is_image(image)?;
+        }
+        if !all_are_images || self.is_collection_due() {
             self.collect_layers()?;
         }
         removed
