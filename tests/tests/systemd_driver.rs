@@ -292,8 +292,8 @@ async fn pods_come_and_go_while_systemd_executes_itself_anew() -> Result<()> {
                 // Its own answer may get lost as well.
                 let _ = run("systemctl", &["daemon-reexec"]);
                 times.fetch_add(1, Ordering::Relaxed);
-                // Less and less in step with the pods.
-                std::thread::sleep(std::time::Duration::from_millis(700));
+                // Less and less in step with the pods, and not so often that a slow systemd does nothing else.
+                std::thread::sleep(wait::scaled(std::time::Duration::from_millis(700)));
             }
         }
     });

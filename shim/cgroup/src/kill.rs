@@ -124,6 +124,28 @@ pub(crate) fn signal_if(
     }
 }
 
+/// The process of this number; `ESRCH` if there is none.
 fn hold(pid: i32) -> Result<OwnedFd, Errno> {
-    pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())
+    match pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty()) {
+        // A number that leads no process: a thread's, or that of a process which is being taken down at this moment. Kernels have
+        // called that both.
+        Err(Errno::INVAL | Errno::NOENT) => Err(Errno::SRCH),
+        held => held,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::thread::gettid;
+
+    #[test]
+    fn a_number_that_leads_no_process_is_nobodys() {
+        assert!(hold(std::process::id().cast_signed()).is_ok());
+        let thread = std::thread::spawn(|| hold(gettid().as_raw_nonzero().get()).map(drop));
+        assert_eq!(thread.join().unwrap(), Err(Errno::SRCH));
+        assert_eq!(hold(0).map(drop), Err(Errno::SRCH));
+        // Beyond what any kernel gives out.
+        assert_eq!(hold(i32::MAX).map(drop), Err(Errno::SRCH));
+    }
 }
