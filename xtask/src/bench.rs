@@ -17,6 +17,7 @@ pub(crate) mod floor;
 mod idle;
 mod images;
 mod machine;
+mod node_files;
 mod report;
 mod samples;
 

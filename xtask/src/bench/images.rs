@@ -1,18 +1,20 @@
-//! An image of 200 MB in ten layers from a registry on loopback: pulled by podbox, and beside it what plain tools take for the same,
+//! An image of 200 MB of the node's own files in ten layers from a registry on loopback: pulled by podbox, and beside it what plain tools take for the same,
 //! `skopeo copy` into a folder and `tar` of each layer. In turns, since the machine's pace changes.
 
+use super::node_files;
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use podbox_proto::v1;
-use podbox_tests::registry::Pushed;
+use podbox_tests::registry::{Compression, Format, Pushed};
 use podbox_tests::{Content, Daemon, DaemonOptions, Registry, RegistryOptions, host};
 use serde::Serialize;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-const LAYERS: u64 = 10;
-const LAYER_BYTES: usize = 20 << 20;
+const LAYERS: usize = 10;
+const LAYER_BYTES: u64 = 20 << 20;
+const MIB: f64 = (1 << 20) as f64;
 const ROUNDS: usize = 5;
 const PORT: u16 = 5000;
 
@@ -20,6 +22,9 @@ const PORT: u16 = 5000;
 #[derive(Debug, Serialize)]
 pub(super) struct Images {
     pub(super) rounds: usize,
+    /// Its layers, unpacked and as they are downloaded.
+    pub(super) plain_mib: f64,
+    pub(super) packed_mib: f64,
     /// PullImage of what is not there, and the daemon's processor time for it.
     pub(super) pull_ms: f64,
     pub(super) pull_cpu_ms: f64,
@@ -45,7 +50,10 @@ struct Rounds {
 pub(super) async fn measure(options: DaemonOptions) -> Result<Images> {
     let daemon = Daemon::start(options).await?;
     let mut content = Content::default();
-    let pushed = content.push_large("large", "latest", LAYERS, LAYER_BYTES)?;
+    let (config, layers) = node_files::image(LAYERS, LAYER_BYTES)?;
+    let plain_mib = layers.iter().map(Vec::len).sum::<usize>() as f64 / MIB;
+    let pushed = content.push_parts("large", "latest", config, layers, Compression::Gzip, Format::Oci)?;
+    let packed_mib = pushed.layers.iter().map(|digest| content.blobs[digest].len()).sum::<usize>() as f64 / MIB;
     let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
     let name = format!("{}/large:latest", registry.host());
     let mut rounds = Rounds::default();
@@ -64,6 +72,8 @@ pub(super) async fn measure(options: DaemonOptions) -> Result<Images> {
     let peak: f64 = peak.trim_end_matches("kB").trim().parse().context("VmHWM")?;
     Ok(Images {
         rounds: ROUNDS,
+        plain_mib,
+        packed_mib,
         pull_ms: median_ms(rounds.pull),
         pull_cpu_ms: median_ms(rounds.pull_cpu),
         second_pull_ms: median_ms(rounds.second),

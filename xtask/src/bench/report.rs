@@ -156,7 +156,10 @@ impl Report {
         print!("{}", self.idle_table(colours));
         let looks = self.idle.memory.host_available_by_pods.iter().map(|(pods, available)| format!("{available:.0} with {pods}"));
         println!("MiB that the host had available, by pods: {}", looks.collect::<Vec<_>>().join(", "));
-        heading(&format!("An image of 200 MB in ten layers from loopback, median of {}", self.images.rounds));
+        let Images { rounds, plain_mib, packed_mib, .. } = &self.images;
+        heading(&format!(
+            "An image of the node's own files in ten layers from loopback, {plain_mib:.0} MiB, packed {packed_mib:.0}, median of {rounds}"
+        ));
         print!("{}", self.images_table(colours));
         heading("Targets");
         print!("{}", self.targets_table(colours));

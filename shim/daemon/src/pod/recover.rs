@@ -22,7 +22,7 @@ use super::driver::Pod;
 use super::ending::{Watcher, end_of_lost, runs};
 use super::make::undo;
 use super::monitor::{Found, Monitor, end_orphaned_commands, end_silent_monitor, find_monitor};
-use super::teardown::{blocking, end_monitor};
+use super::teardown::{blocking, end_monitor, end_unrecorded};
 use super::update::{update_container, with_resources};
 use crate::chain::Chain;
 use crate::effects::{
@@ -148,7 +148,11 @@ async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Po
         tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "the sandbox's record is behind");
         store.show_sandbox(&sandbox);
     }
-    end_unknown(node, &sandbox, &containers, taken.monitor().into_iter().flat_map(Monitor::containers)).await;
+    for id in taken.monitor().into_iter().flat_map(Monitor::containers) {
+        if containers.iter().all(|record| record.id != *id) {
+            end_unrecorded(node, &sandbox, id).await;
+        }
+    }
     let mut recovered = Vec::new();
     for mut record in containers {
         if record.phase == ContainerPhase::Creating {
@@ -168,18 +172,6 @@ async fn recover_pod(node: &Arc<Node>, store: &Arc<Store>, pod: LoadedPod) -> Po
         TakenOver::OutOfReach | TakenOver::Gone | TakenOver::OtherBoot => (None, None),
     };
     Pod { record: sandbox, link, events, is_out_of_reach, containers: recovered }
-}
-
-/// Ends containers that run and are not on record: theirs was damaged, and nobody could stop them.
-async fn end_unknown(node: &Arc<Node>, sandbox: &SandboxRecord, known: &[ContainerRecord], runs: impl Iterator<Item = &ContainerId>) {
-    let cgroups = SandboxCgroups::new(&sandbox.cgroup, &sandbox.id);
-    for id in runs.filter(|id| known.iter().all(|record| record.id != **id)) {
-        let (host, path) = (node.clone(), cgroups.container(id));
-        tracing::error!(sandbox = %sandbox.id, container = %id, "a container that is not on record is ended");
-        if let Err(error) = blocking(move || Ok(remove_cgroup(&host.hierarchies, &path)?)).await {
-            tracing::error!(container = %id, error = %Chain(&error), "a container that is not on record remains");
-        }
-    }
 }
 
 /// What a daemon that starts finds of a pod's monitor.

@@ -6,7 +6,7 @@ use super::retry::until_done;
 use crate::chain::Chain;
 use crate::effects::{MonitorError, MonitorLink, Node, SandboxCgroups, end_scope, kill_cgroups, remove_cgroup, remove_made, unlink_netns};
 use crate::store::{SandboxRecord, Store};
-use podbox_plan::SandboxId;
+use podbox_plan::{ContainerId, SandboxId};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,18 @@ pub(super) struct StopOrder {
     pub link: Option<MonitorLink>,
     /// Cgroups of containers.
     pub containers: Vec<String>,
+}
+
+/// Ends a container that runs and is not on record: its record was damaged, and nobody could stop it.
+pub(super) fn end_unrecorded(node: &Arc<Node>, sandbox: &SandboxRecord, id: &ContainerId) -> impl Future<Output = ()> + use<> {
+    tracing::error!(sandbox = %sandbox.id, container = %id, "a container that is not on record is ended");
+    let (node, id) = (node.clone(), id.clone());
+    let path = SandboxCgroups::new(&sandbox.cgroup, &sandbox.id).container(&id);
+    async move {
+        if let Err(error) = blocking(move || Ok(remove_cgroup(&node.hierarchies, &path)?)).await {
+            tracing::error!(container = %id, error = %Chain(&error), "a container that is not on record remains");
+        }
+    }
 }
 
 /// Stops a pod. Every step tolerates that there is nothing to do; after an error the caller may try again.

@@ -8,12 +8,12 @@
 
 use super::{Done, Driver, Search};
 use crate::chain::Chain;
-use crate::effects::{SandboxCgroups, kill_cgroups, now_ns, remove_cgroup};
+use crate::effects::{SandboxCgroups, kill_cgroups, now_ns};
 use crate::pod::PodError;
 use crate::pod::ending::{Watcher, end_of_lost, runs};
 use crate::pod::monitor::{Found, Monitor, end_orphaned_commands, find_monitor};
 use crate::pod::retry::Pauses;
-use crate::pod::teardown::blocking;
+use crate::pod::teardown::{blocking, end_unrecorded};
 use crate::store::{ContainerPhase, ContainerRecord};
 use podbox_plan::ContainerId;
 use std::time::Duration;
@@ -90,7 +90,13 @@ impl Driver {
         if !monitor.watches_pause() {
             self.record_not_ready();
         }
-        self.end_unknown(monitor.containers());
+        for id in monitor.containers().filter(|id| !self.containers.contains_key(id)) {
+            let ended = end_unrecorded(&self.node, &self.record, id);
+            self.work.spawn(async move {
+                ended.await;
+                Done::Tidied
+            });
+        }
         for id in self.running_containers() {
             match monitor.init_of(&id) {
                 Some(init) => self.record_running(&id, init.pid, init.started_at_ns),
@@ -103,21 +109,6 @@ impl Driver {
             end_orphaned_commands(&link, &processes).await;
             Done::Tidied
         });
-    }
-
-    /// Ends containers that run and are not on record: theirs was damaged, and nobody could stop them.
-    fn end_unknown<'a>(&mut self, runs: impl Iterator<Item = &'a ContainerId>) {
-        let cgroups = SandboxCgroups::new(&self.record.cgroup, &self.record.id);
-        for id in runs.filter(|id| !self.containers.contains_key(id)) {
-            tracing::error!(sandbox = %self.record.id, container = %id, "a container that is not on record is ended");
-            let (node, path) = (self.node.clone(), cgroups.container(id));
-            self.work.spawn(async move {
-                if let Err(error) = blocking(move || Ok(remove_cgroup(&node.hierarchies, &path)?)).await {
-                    tracing::error!(error = %Chain(&error), "a container that is not on record remains");
-                }
-                Done::Tidied
-            });
-        }
     }
 
     /// The monitor is gone, and with it the parent of everything in the pod: nothing that still runs could be watched any more.
