@@ -24,6 +24,7 @@ mod intruder;
 pub mod limits;
 pub mod network;
 pub mod pod;
+pub mod pulls;
 pub mod registry;
 pub mod spec;
 pub mod wait;

@@ -65,7 +65,7 @@ pub enum Progress {
 }
 
 /// An image to import.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PlannedImage {
     pub(crate) id: Digest,
     pub(crate) names: Vec<Reference>,

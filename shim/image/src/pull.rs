@@ -10,8 +10,9 @@
 //!
 //! What holds throughout:
 //!
-//! - Who asks for what is on its way already waits for the same download: the same image with the same credentials, the same layer for
-//!   whatever image. When the last one who waits leaves, it is given up.
+//! - Who asks for what is on its way already waits for the same download: the same image with the same credentials, the same layer of one
+//!   registry for whatever image. When the last one who waits leaves, it is given up. No registry has a say in what another one's images
+//!   get: neither its downloads nor its room are theirs. What is unpacked and verified is everybody's.
 //! - A layer is unpacked while it streams and is a directory in `tmp/` until its blob's digest and its diff ID matched. What
 //!   is left there by a crash or a full disk goes with the next start, or at once.
 //! - An image appears whole, under the names it was asked for by, after all its layers did.
@@ -27,6 +28,8 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError, Weak};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -34,7 +37,8 @@ use crate::digest::Digest;
 use crate::import::{self, Content, Descriptor, PlannedImage, PlannedLayer};
 use crate::reference::Reference;
 use crate::registry::{AuthFile, Credentials, Document, Origin, Patience, RegistryError, Session, Transport};
-use crate::store::pulled::{PulledLayer, WorkLocks};
+use crate::store::RECORD_ATTEMPTS_MAX;
+use crate::store::pulled::{PulledLayer, WorkLock};
 use crate::store::record::ImageRecord;
 use crate::{Error, ImageStore};
 use flights::Flights;
@@ -49,7 +53,7 @@ pub struct PullOptions {
     pub auth_file: Option<AuthFile>,
     /// How long a registry may be silent.
     pub patience: Patience,
-    /// How many layers are downloaded and unpacked at once, of all images.
+    /// How many layers are downloaded and unpacked at once, of all images of a registry.
     pub layers_at_once: usize,
 }
 
@@ -93,6 +97,9 @@ pub type Observer = Arc<dyn Fn(PullProgress) + Send + Sync>;
 
 type Shared<T> = Result<Arc<T>, Arc<PullError>>;
 
+/// A layer that waits to be put in its place; none, if it is there.
+type PulledOrThere = Result<Option<Arc<PulledLayer>>, Arc<PullError>>;
+
 /// Pulls images into one store.
 pub struct Puller {
     context: Arc<Context>,
@@ -103,10 +110,23 @@ struct Context {
     store: Arc<ImageStore>,
     options: PullOptions,
     transport: Arc<Transport>,
-    room: Semaphore,
+    /// By registry.
+    rooms: Mutex<HashMap<String, Weak<Semaphore>>>,
     images: Flights<(Reference, Credentials), Shared<ImageRecord>>,
-    layers: Flights<(Digest, Digest), Shared<PulledLayer>>,
+    layers: Flights<LayerKey, PulledOrThere>,
+    /// Layers that are verified and wait for the rest of an image, by diff ID.
+    staged: Mutex<HashMap<Digest, Weak<PulledLayer>>>,
     observe: Observer,
+}
+
+/// What makes two downloads of a layer the same one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct LayerKey {
+    registry: String,
+    credentials: Credentials,
+    blob: Digest,
+    size_bytes: u64,
+    diff_id: Digest,
 }
 
 impl Puller {
@@ -120,8 +140,8 @@ impl Puller {
     #[must_use]
     pub fn observed(store: Arc<ImageStore>, options: PullOptions, observe: Observer) -> Self {
         let transport = Transport::new(options.patience);
-        let room = Semaphore::new(options.layers_at_once.max(1));
-        let context = Context { store, options, transport, room, images: Flights::default(), layers: Flights::default(), observe };
+        let (images, layers) = (Flights::default(), Flights::default());
+        let context = Context { store, options, transport, rooms: Mutex::default(), images, layers, staged: Mutex::default(), observe };
         Self { context: Arc::new(context) }
     }
 
@@ -151,27 +171,43 @@ impl Puller {
 impl Context {
     async fn pull(self: Arc<Self>, reference: Reference, credentials: Credentials) -> Result<Arc<ImageRecord>, PullError> {
         let context = self.clone();
+        let given = credentials.clone();
         let opened = blocking(move || {
-            // Before anything is looked up that a collection could take away.
-            let locks = context.store.lock_work()?;
+            let lock = context.store.lock_work()?;
             let options = &context.options;
             let origin = Origin {
                 transport: context.transport.clone(),
                 hosts_dir: options.hosts_dir.as_deref(),
                 auth_file: options.auth_file.as_ref(),
             };
-            Ok((Session::open(&origin, &reference, &credentials)?, reference, locks))
+            Ok((Session::open(&origin, &reference, &credentials)?, reference, lock))
         });
-        let (session, reference, locks) = opened.await?;
-        let outcome = Pull { context: self.clone(), session: Arc::new(session), reference }.run(&locks).await;
-        // Also after success: a removal meanwhile left the collection to us.
-        let collected = blocking(move || {
-            drop(locks);
-            Ok(self.store.collect_layers()?)
-        });
-        let collected = collected.await;
-        let image = outcome?;
-        collected.map(|()| image)
+        let (session, reference, lock) = opened.await?;
+        Pull { context: self, session: Arc::new(session), reference, credentials: given, lock }.run().await
+    }
+
+    /// Where a registry's layers wait for their turn.
+    fn room(&self, registry: &str) -> Arc<Semaphore> {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(room) = rooms.get(registry).and_then(Weak::upgrade) {
+            return room;
+        }
+        rooms.retain(|_, room| room.strong_count() > 0);
+        let room = Arc::new(Semaphore::new(self.options.layers_at_once.max(1)));
+        rooms.insert(registry.to_owned(), Arc::downgrade(&room));
+        room
+    }
+
+    /// The layer, if some pull has it verified and not in its place yet.
+    fn staged(&self, diff_id: &Digest) -> Option<Arc<PulledLayer>> {
+        let staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        staged.get(diff_id).and_then(Weak::upgrade).filter(|layer| layer.is_staged())
+    }
+
+    fn keep_staged(&self, layer: &Arc<PulledLayer>) {
+        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        staged.retain(|_, layer| layer.strong_count() > 0);
+        staged.insert(layer.diff_id().clone(), Arc::downgrade(layer));
     }
 }
 
@@ -180,10 +216,12 @@ struct Pull {
     context: Arc<Context>,
     session: Arc<Session>,
     reference: Reference,
+    credentials: Credentials,
+    lock: WorkLock,
 }
 
 impl Pull {
-    async fn run(&self, locks: &WorkLocks) -> Result<Arc<ImageRecord>, PullError> {
+    async fn run(&self) -> Result<Arc<ImageRecord>, PullError> {
         let digest = self.ask_for_digest().await?;
         if let Some(digest) = &digest
             && let Some(known) = self.known(digest.clone()).await?
@@ -194,15 +232,22 @@ impl Pull {
         let image = self.plan(target).await?;
         let blobs = image.layers.iter().filter_map(|layer| layer.blob.as_ref().map(|blob| (blob.digest.clone(), blob.size_bytes)));
         (self.context.observe)(PullProgress::Image { id: image.id.clone(), layers: blobs.collect() });
-        let layers = self.layers(&image.layers, locks).await?;
-        let store = self.context.store.clone();
-        let locks = locks.clone();
-        blocking(move || {
-            let image = store.record_pulled(image, &layers)?;
-            drop((layers, locks));
-            Ok(image)
-        })
-        .await
+        let mut attempts_left = RECORD_ATTEMPTS_MAX;
+        loop {
+            attempts_left -= 1;
+            let layers = self.layers(&image.layers).await?;
+            let (store, planned, lock) = (self.context.store.clone(), image.clone(), self.lock.clone());
+            let recorded = blocking(move || {
+                let recorded = store.record_pulled(planned, &layers);
+                drop((layers, lock));
+                Ok(recorded?)
+            });
+            match recorded.await {
+                // One that was there was collected meanwhile.
+                Err(PullError::Store(Error::MissingLayer { .. })) if attempts_left > 0 => {}
+                recorded => return recorded,
+            }
+        }
     }
 
     /// What the name points to, if the registry says so without sending it. It is asked for a digest, too: whoever may not have the
@@ -267,15 +312,21 @@ impl Pull {
     }
 
     /// All layers, unpacked and verified but not in their places yet. Fails with the first that does.
-    async fn layers(&self, layers: &[PlannedLayer], locks: &WorkLocks) -> Result<Vec<Arc<PulledLayer>>, PullError> {
+    async fn layers(&self, layers: &[PlannedLayer]) -> Result<Vec<Arc<PulledLayer>>, PullError> {
         let mut flights = JoinSet::new();
         let mut seen = std::collections::HashSet::new();
         for layer in layers {
             if !seen.insert(layer.diff_id.clone()) {
                 continue;
             }
-            let pull =
-                LayerPull { context: self.context.clone(), session: self.session.clone(), layer: layer.clone(), locks: locks.clone() };
+            let pull = LayerPull {
+                context: self.context.clone(),
+                session: self.session.clone(),
+                registry: self.reference.registry().to_owned(),
+                credentials: self.credentials.clone(),
+                layer: layer.clone(),
+                lock: self.lock.clone(),
+            };
             flights.spawn(pull.join());
         }
         let mut pulled = Vec::new();

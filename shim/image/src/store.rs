@@ -30,7 +30,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -56,6 +56,8 @@ const WORK: &str = "work";
 const EMPTY: &str = "empty";
 const LAYER_RECORD: &str = "layer.json";
 const SNAPSHOT_RECORD: &str = "snapshot.json";
+/// How often the record of an image is tried whose layers are taken away at that moment, by removals of other images.
+pub(crate) const RECORD_ATTEMPTS_MAX: u32 = 5;
 /// Shorter prefixes of an image ID are not looked up.
 const ID_PREFIX_LEN_MIN: usize = 4;
 
@@ -83,8 +85,6 @@ pub struct ImageStore {
     scratch: OwnedFd,
     options: StoreOptions,
     index: Mutex<Index>,
-    /// A collection of unused layers could not run because an import was under way.
-    collection_due: AtomicBool,
 }
 
 impl ImageStore {
@@ -111,7 +111,7 @@ impl ImageStore {
         let root = std::path::absolute(root).map_err(|source| Error::OpenStore { path: root.to_owned(), source })?;
         let tmp = root.join("tmp");
         let scratch = tree::open_directory(&tmp).map_err(|source| Error::OpenStore { path: tmp, source })?;
-        let store = Self { root, scratch, options, index: Mutex::new(Index::default()), collection_due: AtomicBool::new(false) };
+        let store = Self { root, scratch, options, index: Mutex::new(Index::default()) };
         store.collect_tmp()?;
         store.collect_layers()?;
         Ok(store)
@@ -144,26 +144,11 @@ impl ImageStore {
         name: Option<&Reference>,
         observe: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Arc<ImageRecord>>, Error> {
-        let result = self.import_locked(source, name, observe);
-        // Also after success: a removal during the import left the collection to us.
-        let collected = self.collect_layers();
-        let images = result?;
-        collected?;
-        Ok(images)
-    }
-
-    fn import_locked(
-        &self,
-        path: &Path,
-        name: Option<&Reference>,
-        observe: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Arc<ImageRecord>>, Error> {
         let _tmp = Lock::shared(&self.root, TMP)?;
-        let _layers = Lock::shared(&self.root, LAYERS)?;
         let limits = &self.options.limits;
-        let source = Source::open(path, &self.root.join("tmp"), limits)?;
+        let archive = Source::open(source, &self.root.join("tmp"), limits)?;
         let options = PlanOptions { default_registry: &self.options.default_registry, limits };
-        let images = import::plan(&source, path, name, &options)?;
+        let images = import::plan(&archive, source, name, &options)?;
         let mut staged = StagedLayers::new(self);
         for image in &images {
             observe(Progress::Image {
@@ -171,12 +156,49 @@ impl ImageStore {
                 names: image.names.iter().map(Reference::to_string).collect(),
                 layers: image.layers.len(),
             });
-            for layer in &image.layers {
-                staged.stage(&source, layer, observe)?;
+        }
+        // Once more if a layer that was there is collected meanwhile.
+        for _ in 1..RECORD_ATTEMPTS_MAX {
+            self.stage_all(&mut staged, &archive, &images, observe)?;
+            match self.install_and_record(&mut staged, &images) {
+                Err(Error::MissingLayer { .. }) => {}
+                outcome => return outcome,
             }
         }
-        staged.install()?;
-        images.into_iter().map(|image| self.record(image)).collect()
+        self.stage_all(&mut staged, &archive, &images, observe)?;
+        self.install_and_record(&mut staged, &images)
+    }
+
+    fn stage_all(
+        &self,
+        staged: &mut StagedLayers<'_>,
+        archive: &Source,
+        images: &[PlannedImage],
+        observe: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        images.iter().flat_map(|image| &image.layers).try_for_each(|layer| staged.stage(archive, layer, observe))?;
+        staged.sync()
+    }
+
+    fn install_and_record(&self, staged: &mut StagedLayers<'_>, images: &[PlannedImage]) -> Result<Vec<Arc<ImageRecord>>, Error> {
+        self.with_layers_kept(|| {
+            staged.install()?;
+            images.iter().map(|image| self.record(image.clone())).collect()
+        })
+    }
+
+    /// Puts layers in place and records what uses them, while nothing is collected. Where that fails, layers that nothing uses are
+    /// collected afterwards.
+    fn with_layers_kept<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let outcome = {
+            let _layers = Lock::shared(&self.root, LAYERS)?;
+            work()
+        };
+        if outcome.is_err() {
+            // The failure matters more than this one.
+            let _ = self.collect_layers();
+        }
+        outcome
     }
 
     /// All images, ordered by ID.
@@ -205,16 +227,14 @@ impl ImageStore {
     pub fn remove(&self, reference: &str) -> Result<Option<Arc<ImageRecord>>, Error> {
         let removed = {
             let lock = Lock::exclusive(&self.root, IMAGES)?;
-            let mut index = self.index_locked(&lock)?;
-            let Some(image) = self.find_in(&index, reference)? else {
-                return Ok(None);
-            };
+            let found = self.find_in(&*self.index_locked(&lock)?, reference)?;
+            let Some(image) = found else { return Ok(None) };
             let remove = || {
                 std::fs::remove_file(self.image_path(&image.id))?;
                 File::open(self.images_dir())?.sync_all()
             };
             remove().map_err(|source| Error::RemoveRecord { id: image.id.clone(), source })?;
-            self.refresh(&mut index, Some(&lock))?;
+            drop(self.index_locked(&lock)?);
             image
         };
         self.collect_layers()?;
@@ -267,14 +287,12 @@ impl ImageStore {
     /// Writes the record of an image whose layers are in place, and takes its names from other images.
     fn record(&self, image: PlannedImage) -> Result<Arc<ImageRecord>, Error> {
         let lock = Lock::exclusive(&self.root, IMAGES)?;
-        let mut index = self.index_locked(&lock)?;
         let id = image.id.clone();
-        let (record, file) = self.new_record(image, index.by_id(&id))?;
-        let losers: Vec<_> = index
-            .images()
-            .filter(|other| other.id != id && other.repo_tags.iter().any(|tag| record.repo_tags.contains(tag)))
-            .cloned()
-            .collect();
+        // The lock keeps others from writing; who looks something up does not wait for the disk.
+        let others: Vec<Arc<ImageRecord>> = self.index_locked(&lock)?.images().cloned().collect();
+        let (record, file) = self.new_record(image, others.iter().find(|other| other.id == id))?;
+        let is_loser = |other: &Arc<ImageRecord>| other.id != id && other.repo_tags.iter().any(|tag| record.repo_tags.contains(tag));
+        let losers: Vec<_> = others.into_iter().filter(is_loser).collect();
         self.write_record(&id, &file)?;
         for loser in losers {
             // If this is not reached, the later claim counts when the records are read.
@@ -284,8 +302,7 @@ impl ImageStore {
                 self.write_record(&kept.id, &ImageFile::new(&kept, config))?;
             }
         }
-        self.refresh(&mut index, Some(&lock))?;
-        index.by_id(&id).cloned().ok_or_else(|| Error::WriteRecord { id, source: io::ErrorKind::NotFound.into() })
+        self.index_locked(&lock)?.by_id(&id).cloned().ok_or_else(|| Error::WriteRecord { id, source: io::ErrorKind::NotFound.into() })
     }
 
     fn new_record(&self, image: PlannedImage, known: Option<&Arc<ImageRecord>>) -> Result<(ImageRecord, ImageFile), Error> {
@@ -365,13 +382,15 @@ impl ImageStore {
             return Ok(());
         };
         let path = self.root.join("tmp");
-        let collect = || -> io::Result<()> {
-            for entry in std::fs::read_dir(&path)? {
-                tree::remove(self.scratch.as_fd(), self.scratch.as_fd(), &entry?.file_name())?;
+        let failed = |source| Error::OpenStore { path: path.clone(), source };
+        for entry in std::fs::read_dir(&path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            // It is in nobody's way, and the next start tries again.
+            if let Err(error) = tree::remove(self.scratch.as_fd(), self.scratch.as_fd(), &name) {
+                tracing::warn!(path = %path.join(&name).display(), %error, "what is left of interrupted work stays");
             }
-            Ok(())
-        };
-        collect().map_err(|source| Error::OpenStore { path: path.clone(), source })
+        }
+        Ok(())
     }
 
     /// A new directory in `tmp/`, mode 0700.
@@ -414,7 +433,9 @@ impl ImageStore {
 
     /// Removes something in `tmp/` on the way out of a failure, which matters more than this one.
     fn discard_tmp(&self, path: &Path) {
-        let _ = self.remove_tmp(path);
+        if let Err(error) = self.remove_tmp(path) {
+            tracing::warn!(path = %path.display(), %error, "what is left of a failure stays until the store is opened next");
+        }
     }
 
     fn images_dir(&self) -> PathBuf {

@@ -2,53 +2,96 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Context, PullError, PullProgress, Shared, blocking};
+use super::{Context, LayerKey, PullError, PullProgress, PulledOrThere, blocking};
 use crate::Error;
 use crate::digest::Digest;
 use crate::import::{Blob, PlannedLayer};
-use crate::registry::{BlobSink, Session};
-use crate::store::pulled::{PulledLayer, WorkLocks};
+use crate::registry::{BlobSink, Credentials, Session};
+use crate::store::pulled::{PulledLayer, WorkLock};
 
 /// Pieces of a download that wait for the disk. Each is at most what the HTTP library reads at once, half a megabyte.
 const PIECES_WAITING_MAX: usize = 4;
 
 /// A layer to be there.
+#[derive(Clone)]
 pub(super) struct LayerPull {
     pub(super) context: Arc<Context>,
     pub(super) session: Arc<Session>,
+    pub(super) registry: String,
+    pub(super) credentials: Credentials,
     pub(super) layer: PlannedLayer,
-    pub(super) locks: WorkLocks,
+    pub(super) lock: WorkLock,
 }
 
 impl LayerPull {
     /// Waits until the layer is unpacked and verified; `None` if it is in the store already.
-    pub(super) async fn join(self) -> Result<Option<Arc<PulledLayer>>, Arc<PullError>> {
+    pub(super) async fn join(self) -> PulledOrThere {
         let Some(blob) = self.layer.blob.clone() else { return Ok(None) };
-        let (store, diff_id) = (self.context.store.clone(), self.layer.diff_id.clone());
-        if blocking(move || Ok(store.has_layer(&diff_id))).await.map_err(Arc::new)? {
-            (self.context.observe)(PullProgress::Present { blob: blob.digest });
-            return Ok(None);
+        let key = LayerKey {
+            registry: self.registry.clone(),
+            credentials: self.credentials.clone(),
+            blob: blob.digest.clone(),
+            size_bytes: blob.size_bytes,
+            diff_id: self.layer.diff_id.clone(),
+        };
+        loop {
+            if let Some(layer) = self.present(&blob).await? {
+                return Ok(layer);
+            }
+            let begun = Arc::new(AtomicBool::new(false));
+            let (pull, blob, begins) = (self.clone(), blob.clone(), begun.clone());
+            let flight = self.context.layers.join(key.clone(), move || {
+                begins.store(true, Ordering::Relaxed);
+                pull.run(blob)
+            });
+            match flight.await.unwrap_or_else(|| Err(Arc::new(PullError::CutOff))) {
+                // It was another image's, perhaps of a repository that has not got the layer.
+                Err(_) if !begun.load(Ordering::Relaxed) => {}
+                outcome => return outcome,
+            }
         }
-        let context = self.context.clone();
-        let key = (blob.digest.clone(), self.layer.diff_id.clone());
-        let outcome = context.layers.join(key, move || self.run(blob)).await;
-        outcome.unwrap_or_else(|| Err(Arc::new(PullError::CutOff))).map(Some)
     }
 
-    async fn run(self, blob: Blob) -> Shared<PulledLayer> {
+    /// Whether the layer needs no download: with the layer, if it is not in its place yet.
+    async fn present(&self, blob: &Blob) -> Result<Option<Option<Arc<PulledLayer>>>, Arc<PullError>> {
+        let staged = self.context.staged(&self.layer.diff_id);
+        if staged.is_none() {
+            let (store, diff_id) = (self.context.store.clone(), self.layer.diff_id.clone());
+            if !blocking(move || Ok(store.has_layer(&diff_id))).await.map_err(Arc::new)? {
+                return Ok(None);
+            }
+        }
+        (self.context.observe)(PullProgress::Present { blob: blob.digest.clone() });
+        Ok(Some(staged))
+    }
+
+    async fn run(self, blob: Blob) -> PulledOrThere {
+        let limit_bytes = self.context.store.limits().layer_bytes;
+        if blob.size_bytes > limit_bytes {
+            let (object, size_bytes) = (blob.digest.to_string(), blob.size_bytes);
+            return Err(Arc::new(Error::ObjectTooLarge { object, size_bytes, limit_bytes }.into()));
+        }
+        let room = self.context.room(&self.registry);
         // The semaphore is never closed; were it, there would be no bound and no harm.
-        let _turn = self.context.room.acquire().await;
+        let _turn = room.acquire().await;
+        // Another registry's pull may have been quicker.
+        if let Some(layer) = self.present(&blob).await? {
+            return Ok(layer);
+        }
         let places = self.session.blob_places();
         let mut first = 0;
         loop {
             let error = match self.attempt(&blob, first).await {
                 Ok(layer) => {
                     (self.context.observe)(PullProgress::Unpacked { blob: blob.digest });
-                    return Ok(Arc::new(layer));
+                    let layer = Arc::new(layer);
+                    self.context.keep_staged(&layer);
+                    return Ok(Some(layer));
                 }
                 Err(error) => error,
             };
@@ -62,8 +105,8 @@ impl LayerPull {
 
     async fn attempt(&self, blob: &Blob, first: usize) -> Result<PulledLayer, PullError> {
         let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
-        let (store, layer, locks) = (self.context.store.clone(), self.layer.clone(), self.locks.clone());
-        let unpacking = blocking(move || Ok(store.unpack_pulled(&layer, Pieces::new(receiver), locks)?));
+        let (store, layer, lock) = (self.context.store.clone(), self.layer.clone(), self.lock.clone());
+        let unpacking = blocking(move || Ok(store.unpack_pulled(&layer, Pieces::new(receiver), lock)?));
         let downloading = async {
             let mut sink = Sink { sender, context: &self.context, blob: &blob.digest };
             self.session.blob(blob, first, &mut sink).await?;

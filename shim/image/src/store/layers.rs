@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{self, BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
 use rustix::io::Errno;
@@ -64,12 +63,17 @@ impl<'a> StagedLayers<'a> {
         Ok(())
     }
 
-    /// Puts all layers in their places. Their content is on disk before their names are, so that a layer that is there
-    /// after a power failure is whole.
-    pub(super) fn install(mut self) -> Result<(), Error> {
-        if !self.layers.is_empty() {
-            syncfs(&self.store.scratch).map_err(|errno| Error::Sync { source: errno.into() })?;
+    /// Writes them to the disk: their content is there before their names are, so that a layer that is there after a power failure is
+    /// whole.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        if self.layers.is_empty() {
+            return Ok(());
         }
+        syncfs(&self.store.scratch).map_err(|errno| Error::Sync { source: errno.into() })
+    }
+
+    /// Puts all layers in their places.
+    pub(super) fn install(&mut self) -> Result<(), Error> {
         while let Some((diff_id, staging)) = self.layers.pop_first() {
             let result = self.store.install_layer(&diff_id, &staging);
             self.store.discard_tmp(&staging);
@@ -163,19 +167,11 @@ impl ImageStore {
         Ok(layers)
     }
 
-    pub(super) fn is_collection_due(&self) -> bool {
-        self.collection_due.load(Ordering::Relaxed)
-    }
-
-    /// Removes layers that no image and no snapshot uses. While an import runs, here or in another process, this is put
-    /// off: that import does it when it ends.
+    /// Removes layers that no image and no snapshot uses. What an import or a pull is at work on has no record yet and may go: it looks
+    /// again when it records its image.
     pub(crate) fn collect_layers(&self) -> Result<(), Error> {
         let _tmp = Lock::shared(self.root(), TMP)?;
-        let Some(layers) = Lock::try_exclusive(self.root(), LAYERS)? else {
-            self.collection_due.store(true, Ordering::Relaxed);
-            return Ok(());
-        };
-        self.collection_due.store(false, Ordering::Relaxed);
+        let layers = Lock::exclusive(self.root(), LAYERS)?;
         let used_by_images: HashSet<Digest> = self.list()?.iter().flat_map(|image| image.layers.iter().cloned()).collect();
         let failed = |source| Error::CollectLayers { source };
         let Some(used_by_snapshots) = self.layers_of_snapshots()? else {

@@ -3,7 +3,7 @@
 //! | file | shared by | exclusively by |
 //! |---|---|---|
 //! | `tmp.lock` | whoever has something in `tmp/` | the collector of leftovers, if it gets it at once |
-//! | `layers.lock` | imports and new snapshots, which rely on layers no record names yet | the collector of unused layers, if it gets it at once |
+//! | `layers.lock` | whoever puts layers in place until a record names them, never for long | the collector of unused layers, while it moves them away |
 //! | `images.lock` | – | whoever writes or removes image records |
 //!
 //! They are taken in this order; the index's mutex comes last.

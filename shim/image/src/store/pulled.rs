@@ -8,7 +8,7 @@ use rustix::fs::syncfs;
 
 use super::ImageStore;
 use super::layers::unpack_layer;
-use super::lock::{LAYERS, Lock, TMP};
+use super::lock::{Lock, TMP};
 use super::record::ImageRecord;
 use crate::Error;
 use crate::digest::{Digest, Hashing};
@@ -18,10 +18,10 @@ use crate::unpack::Limits;
 
 const READ_BUFFER_LEN: usize = 128 * 1024;
 
-/// Keeps collectors away, from what is in `tmp/` and from layers that no record names yet.
+/// Keeps collectors away from what is in `tmp/`.
 #[derive(Clone)]
-pub(crate) struct WorkLocks {
-    _held: Arc<[Lock; 2]>,
+pub(crate) struct WorkLock {
+    _held: Arc<Lock>,
 }
 
 /// A layer that is unpacked and verified. It is removed with its value unless it was put in its place.
@@ -30,13 +30,32 @@ pub(crate) struct PulledLayer {
     diff_id: Digest,
     /// Where it is until it is put in its place.
     staging: Mutex<Option<PathBuf>>,
-    _locks: WorkLocks,
+    lock: WorkLock,
+}
+
+impl PulledLayer {
+    pub(crate) fn diff_id(&self) -> &Digest {
+        &self.diff_id
+    }
+
+    /// Whether it waits to be put in its place.
+    pub(crate) fn is_staged(&self) -> bool {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
 }
 
 impl Drop for PulledLayer {
     fn drop(&mut self) {
-        if let Some(staging) = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            self.store.discard_tmp(&staging);
+        let Some(staging) = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let (store, lock) = (self.store.clone(), self.lock.clone());
+        let discard = move || {
+            store.discard_tmp(&staging);
+            drop(lock);
+        };
+        // Removing takes as long as the tree is large: not on a thread that serves others.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(discard)),
+            Err(_) => discard(),
         }
     }
 }
@@ -50,10 +69,8 @@ impl ImageStore {
         &self.options.limits
     }
 
-    pub(crate) fn lock_work(&self) -> Result<WorkLocks, Error> {
-        let tmp = Lock::shared(&self.root, TMP)?;
-        let layers = Lock::shared(&self.root, LAYERS)?;
-        Ok(WorkLocks { _held: Arc::new([tmp, layers]) })
+    pub(crate) fn lock_work(&self) -> Result<WorkLock, Error> {
+        Ok(WorkLock { _held: Arc::new(Lock::shared(&self.root, TMP)?) })
     }
 
     pub(crate) fn has_layer(&self, diff_id: &Digest) -> bool {
@@ -61,11 +78,11 @@ impl ImageStore {
     }
 
     /// Unpacks a layer from its stream. `reader` fails where the stream breaks off.
-    pub(crate) fn unpack_pulled(self: Arc<Self>, layer: &PlannedLayer, reader: impl Read, locks: WorkLocks) -> Result<PulledLayer, Error> {
+    pub(crate) fn unpack_pulled(self: Arc<Self>, layer: &PlannedLayer, reader: impl Read, lock: WorkLock) -> Result<PulledLayer, Error> {
         let diff_id = layer.diff_id.clone();
         let staging = self.make_tmp("layer").map_err(|source| Error::StoreLayer { diff_id: diff_id.clone(), source })?;
         // From here on its end removes what is there.
-        let pulled = PulledLayer { store: self.clone(), diff_id, staging: Mutex::new(Some(staging.clone())), _locks: locks };
+        let pulled = PulledLayer { store: self.clone(), diff_id, staging: Mutex::new(Some(staging.clone())), lock };
         let limit_bytes = layer.blob.as_ref().map_or(u64::MAX, |blob| blob.size_bytes);
         let reader = BufReader::with_capacity(READ_BUFFER_LEN, Hashing::new(reader, limit_bytes));
         unpack_layer(&self, &staging, layer, reader)?;
@@ -73,24 +90,32 @@ impl ImageStore {
     }
 
     /// Puts an image's layers in place and records it.
+    ///
+    /// # Errors
+    /// [`Error::MissingLayer`] if one that was there before is there no more: it has to be pulled, too.
     pub(crate) fn record_pulled(&self, image: PlannedImage, layers: &[Arc<PulledLayer>]) -> Result<Arc<ImageRecord>, Error> {
         if !layers.is_empty() {
             syncfs(&self.scratch).map_err(|errno| Error::Sync { source: errno.into() })?;
         }
-        for layer in layers {
-            // Whoever shares the layer may have put it in place; nobody collects it meanwhile.
-            let mut staging = layer.staging.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(path) = staging.take() else { continue };
-            let result = self.install_layer(&layer.diff_id, &path);
-            self.discard_tmp(&path);
-            result.map_err(|source| Error::StoreLayer { diff_id: layer.diff_id.clone(), source })?;
-        }
-        self.record(image)
+        self.with_layers_kept(|| {
+            for layer in layers {
+                // Whoever shares the layer may have put it in place.
+                let mut staging = layer.staging.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(path) = staging.take() else { continue };
+                let result = self.install_layer(&layer.diff_id, &path);
+                self.discard_tmp(&path);
+                result.map_err(|source| Error::StoreLayer { diff_id: layer.diff_id.clone(), source })?;
+            }
+            self.record(image)
+        })
     }
 
     /// The image that this repository's digest is known to mean, under the name given.
     pub(crate) fn name_known(&self, name: &Reference, digest: &Digest) -> Result<Option<Arc<ImageRecord>>, Error> {
         let Some(known) = self.index()?.by_name(&name.repo_digest(digest)).cloned() else { return Ok(None) };
+        if known.layers.iter().any(|diff_id| !self.has_layer(diff_id)) {
+            return Ok(None);
+        }
         if name.repo_tag().is_none_or(|tag| known.repo_tags.contains(&tag)) {
             return Ok(Some(known));
         }
@@ -105,6 +130,10 @@ impl ImageStore {
             config_json,
             layers: layers.collect(),
         };
-        self.record(image).map(Some)
+        match self.with_layers_kept(|| self.record(image)) {
+            // It was taken away since it was looked up.
+            Err(Error::MissingLayer { .. }) => Ok(None),
+            recorded => recorded.map(Some),
+        }
     }
 }

@@ -154,7 +154,7 @@ impl ImageStore {
         for image in &taken.images {
             all_are_images &= self.is_image(image)?;
         }
-        if !all_are_images || self.is_collection_due() {
+        if !all_are_images {
             self.collect_layers()?;
         }
         removed

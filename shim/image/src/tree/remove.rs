@@ -1,9 +1,9 @@
-//! Removal that needs the same few descriptors for a tree of any depth and breadth.
+//! Removal that needs the same few descriptors for a tree of any depth and breadth, and makes nothing: it works on a file system without
+//! a free block or inode.
 //!
-//! The tree is renamed into a scratch directory as `0`. Then, for each number in turn: everything in that directory that
-//! is not a directory is unlinked, every directory is renamed to the next free number, and the directory itself is
-//! removed. Each directory moves once, so the work is linear, and an interrupted removal leaves a scratch directory that
-//! can be removed the same way.
+//! The tree is renamed into a scratch directory. Then, until it is empty: what is no directory is unlinked, and each directory gives its
+//! own directories to the tree's root, under names that are free there, and is removed. Each directory moves once, so the work is linear,
+//! and an interrupted removal leaves a tree in the scratch directory that can be removed the same way.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,8 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, IFlags, Mode, OFlags, RenameFlags, ioctl_getflags, ioctl_setflags, mkdirat, openat, renameat, renameat_with,
-    statat, unlinkat,
+    AtFlags, Dir, FileType, IFlags, Mode, OFlags, RenameFlags, ioctl_getflags, ioctl_setflags, openat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -23,7 +22,7 @@ static SCRATCH_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Removes `name` in `parent`, whatever it is, with all that is below. What is absent is success.
 ///
-/// `scratch` is a directory on the same file system that nobody else looks into; a uniquely named directory appears in it
+/// `scratch` is a directory on the same file system that nobody else looks into; the tree appears in it under a unique name
 /// for the time of the removal. Immutable and append-only flags left by a container are cleared.
 ///
 /// # Errors
@@ -34,73 +33,72 @@ pub fn remove(scratch: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &OsStr) -> 
         Err(Errno::ISDIR) => {}
         Err(error) => return Err(error.into()),
     }
-    let work_name = make_scratch(scratch)?;
-    let work = open_child(scratch, OsStr::new(&work_name))?;
-    match past_flags(parent, name, || renameat(parent, name, &work, "0")) {
-        Ok(()) => remove_numbered(work.as_fd())?,
-        Err(Errno::NOENT) => {}
-        Err(error) => {
-            let _ = unlinkat(scratch, work_name.as_str(), AtFlags::REMOVEDIR);
-            return Err(error.into());
-        }
-    }
-    Ok(unlinkat(scratch, work_name.as_str(), AtFlags::REMOVEDIR)?)
-}
-
-fn make_scratch(scratch: BorrowedFd<'_>) -> io::Result<String> {
-    loop {
-        let number = SCRATCH_NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("remove-{}-{number}", std::process::id());
-        match mkdirat(scratch, name.as_str(), Mode::RWXU) {
-            Ok(()) => return Ok(name),
+    let own_name = loop {
+        let own_name = format!("remove-{}-{}", std::process::id(), SCRATCH_NUMBER.fetch_add(1, Ordering::Relaxed));
+        match past_flags(parent, name, || renameat_with(parent, name, scratch, own_name.as_str(), RenameFlags::NOREPLACE)) {
+            Ok(()) => break own_name,
+            Err(Errno::NOENT) => return Ok(()),
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
-    }
+    };
+    let own_name = OsStr::new(&own_name);
+    let root = open_child(scratch, own_name)?;
+    let mut free = 0;
+    while flatten(root.as_fd(), &mut free)? {}
+    Ok(past_flags(scratch, own_name, || unlinkat(scratch, own_name, AtFlags::REMOVEDIR))?)
 }
 
-fn remove_numbered(work: BorrowedFd<'_>) -> io::Result<()> {
-    let (mut next, mut free) = (0u64, 1u64);
-    while next < free {
-        let name = next.to_string();
+/// Removes what is in `root`; directories below its directories come to be in it. Says whether there was anything.
+fn flatten(root: BorrowedFd<'_>, free: &mut u64) -> io::Result<bool> {
+    each_entry(root, |child| {
         loop {
-            let removed = empty_into(work, OsStr::new(&name), &mut free)?;
-            match past_flags(work, OsStr::new(&name), || unlinkat(work, name.as_str(), AtFlags::REMOVEDIR)) {
-                Ok(()) => break,
+            let found = hoist(root, child, free)?;
+            match past_flags(root, child, || unlinkat(root, child, AtFlags::REMOVEDIR)) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
                 // A directory that changes while it is read may skip entries; read it again as long as that helps.
-                Err(Errno::NOTEMPTY) if removed => {}
+                Err(Errno::NOTEMPTY) if found => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        next += 1;
-    }
-    Ok(())
+    })
 }
 
-/// Unlinks everything in `work/name` but directories, which move to `work` under the next free numbers. Says whether
-/// there was anything.
-fn empty_into(work: BorrowedFd<'_>, name: &OsStr, free: &mut u64) -> io::Result<bool> {
-    let directory = open_child(work, name)?;
-    let mut removed = false;
-    for entry in Dir::read_from(&directory)? {
+/// Empties `root/name`: its directories move to `root`. Says whether there was anything.
+fn hoist(root: BorrowedFd<'_>, name: &OsStr, free: &mut u64) -> io::Result<bool> {
+    let directory = open_child(root, name)?;
+    each_entry(directory.as_fd(), |child| {
+        loop {
+            let target = free.to_string();
+            *free += 1;
+            match past_flags(directory.as_fd(), child, || renameat_with(&directory, child, root, target.as_str(), RenameFlags::NOREPLACE)) {
+                Err(Errno::EXIST) => {}
+                moved => return Ok(moved?),
+            }
+        }
+    })
+}
+
+/// Unlinks everything in a directory but the directories in it, which are for `on_directory`. Says whether there was anything.
+fn each_entry(directory: BorrowedFd<'_>, mut on_directory: impl FnMut(&OsStr) -> io::Result<()>) -> io::Result<bool> {
+    let mut found = false;
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let child = OsStr::from_bytes(entry.file_name().to_bytes());
         if child == "." || child == ".." {
             continue;
         }
-        removed = true;
+        found = true;
         if entry.file_type() != FileType::Directory {
-            match unlink(directory.as_fd(), child) {
+            match unlink(directory, child) {
                 Ok(()) | Err(Errno::NOENT) => continue,
                 Err(Errno::ISDIR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let target = free.to_string();
-        past_flags(directory.as_fd(), child, || renameat_with(&directory, child, work, target.as_str(), RenameFlags::NOREPLACE))?;
-        *free += 1;
+        on_directory(child)?;
     }
-    Ok(removed)
+    Ok(found)
 }
 
 /// `unlink(2)`, with `EISDIR` for a directory on every file system.
