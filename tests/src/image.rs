@@ -46,6 +46,8 @@ pub struct TestImage {
     pub working_dir: String,
     /// `StopSignal`
     pub stop_signal: String,
+    /// `Volumes`
+    pub volumes: Vec<String>,
     /// More files: path, mode, content.
     pub files: Vec<(String, u32, Vec<u8>)>,
     /// Symbolic links: path, target.
@@ -62,6 +64,7 @@ impl Default for TestImage {
             user: String::new(),
             working_dir: String::new(),
             stop_signal: String::new(),
+            volumes: Vec::new(),
             files: Vec::new(),
             links: Vec::new(),
         }
@@ -127,6 +130,9 @@ impl TestImage {
             json!({"Env": self.env, "User": self.user, "WorkingDir": self.working_dir, "Entrypoint": self.entrypoint, "Cmd": self.cmd});
         if !self.stop_signal.is_empty() {
             process["StopSignal"] = json!(self.stop_signal);
+        }
+        if !self.volumes.is_empty() {
+            process["Volumes"] = self.volumes.iter().map(|path| (path.clone(), json!({}))).collect();
         }
         // The name tells images apart that are the same in everything else.
         process["Labels"] = json!({"name": self.name});

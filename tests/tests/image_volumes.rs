@@ -1,4 +1,4 @@
-//! Images that a container sees as volumes.
+//! Images that a container sees as volumes, and volumes that its own image declares.
 
 use anyhow::{Context, Result, ensure};
 use podbox_proto::v1;
@@ -155,4 +155,29 @@ async fn a_volume_that_cannot_be_is_refused_before_anything_is_made() -> Result<
     }
     pod.end().await?;
     Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+#[tokio::test]
+async fn a_volume_that_the_image_declares_can_be_written_to_in_a_read_only_root() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let mut image = TestImage::named("declares").file("data/there", 0o644, b"there").link("link", "/data");
+    image.volumes = ["/data", "/absent/deep", "/mounted", "/link", "/", "relative", "/a/../b"].map(str::to_owned).into();
+    daemon.import(&image)?;
+    let pod = daemon.run_pod(&PodSpec::new("declared")).await?;
+    let host = daemon.directory().join("volume");
+    std::fs::create_dir(&host)?;
+    std::fs::write(host.join("of-the-host"), "")?;
+    let spec = |name: &str| ContainerSpec::sleeper(name).image(&image.name).mount(&host, "/mounted");
+    let container = pod.run(&spec("read-only").security(|security| security.readonly_rootfs = true)).await?;
+    assert_eq!(container.sh("cat /data/there; touch /data/new /absent/deep/new; ls /data /absent/deep /mounted").await?, {
+        "there/absent/deep:\nnew\n\n/data:\nnew\nthere\n\n/mounted:\nof-the-host"
+    });
+    for path in ["/new", "/absent/new", "/b/new", "/relative/new"] {
+        fails(&container, &format!("echo x > {path}"), if path == "/b/new" || path == "/relative/new" { "" } else { "Read-only" }).await?;
+    }
+    // Another container of the image has its own.
+    let other = pod.run(&spec("plain")).await?;
+    assert_eq!(other.sh("ls /data /absent/deep && touch /data/new /new && echo written").await?, "/absent/deep:\n\n/data:\nthere\nwritten");
+    pod.end().await?;
+    Ok(())
 }

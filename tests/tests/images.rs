@@ -156,8 +156,13 @@ async fn a_container_outlives_its_image() -> Result<()> {
 #[tokio::test]
 async fn image_fs_info_tells_of_a_file_system_in_use() -> Result<()> {
     let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("writes")).await?;
+    let writer = pod.run(&ContainerSpec::sleeper("a")).await?;
+    writer.sh("dd if=/dev/urandom of=/written bs=1M count=3 2>&1 && sync").await?;
     let info = daemon.images().image_fs_info(v1::ImageFsInfoRequest {}).await?.into_inner();
-    assert!(!info.image_filesystems.is_empty());
+    assert_eq!((info.image_filesystems.len(), info.container_filesystems.len()), (1, 1));
+    let written = info.container_filesystems[0].used_bytes.unwrap_or_default().value;
+    assert!((3 << 20..16 << 20).contains(&written), "{written}");
     for usage in info.image_filesystems.iter().chain(&info.container_filesystems) {
         assert!(usage.timestamp > 0, "{usage:?}");
         let mountpoint = usage.fs_id.clone().unwrap_or_default().mountpoint;

@@ -37,7 +37,6 @@ pub use registry::{AuthFile, Credentials, Patience, RegistryError};
 pub use rootfs::{RootFs, RootFsError};
 pub use store::record::{ImageConfig, ImageRecord};
 pub use store::snapshot::{Snapshot, TakenSnapshot};
-pub use store::usage::FilesystemUsage;
 pub use store::{DEFAULT_REGISTRY, ImageStore, StoreOptions};
 pub use tarstream::TarError;
 pub use tree::Usage;

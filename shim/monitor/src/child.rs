@@ -113,6 +113,7 @@ impl<'a> Newborn<'a> {
             Op::LeaveHostMounts => mount::leave_host_mounts(),
             Op::OpenImage(layers) => self.keep_mount(layers.slot, overlay::image(layers)?),
             Op::OverlayRoot { overlay, at, attributes } => self.set_root(overlay::root(overlay, at, attributes)?),
+            Op::KeepVolume { target, root_is_read_only } => mount::keep_volume(self.new_root()?, target, *root_is_read_only),
             Op::EmptyRoot { at } => self.set_root(root::empty(at)?),
             Op::Mount { target, fs } => mount::mount_fresh(self.new_root()?, target, fs),
             Op::Attach { slot, target, kind } => {

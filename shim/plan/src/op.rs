@@ -236,6 +236,14 @@ pub enum Op {
         /// Attributes of the root mount (read-only comes last: [`Op::ReadOnlyRoot`]).
         attributes: MountAttributes,
     },
+    /// Let a directory of the root be what the image declares as a volume: it is there, and it can be written to where the root cannot.
+    /// Before anything else is attached to the root.
+    KeepVolume {
+        /// Absolute path in the container; symbolic links are followed within the root.
+        target: PathBuf,
+        /// The root becomes read-only.
+        root_is_read_only: bool,
+    },
     /// Make an empty tmpfs the root and attach it over the host directory `at`.
     EmptyRoot {
         /// Host directory that it hides here.
@@ -321,6 +329,7 @@ impl fmt::Display for Op {
             Self::OpenImage(ImageLayers { sub_path: Some(path), .. }) => write!(f, "open the directory {} of an image", path.display()),
             Self::OpenImage(_) => f.write_str("open the layers of an image"),
             Self::OverlayRoot { .. } => f.write_str("mount the overlay root"),
+            Self::KeepVolume { target, .. } => write!(f, "keep the image's volume {}", target.display()),
             Self::EmptyRoot { .. } => f.write_str("mount the empty root"),
             Self::Mount { target, fs } => write!(f, "mount {} on {}", fs.kind, target.display()),
             Self::Attach { target, .. } => write!(f, "attach the mount {}", target.display()),

@@ -1,7 +1,7 @@
 //! `ImageService`: what each call is made of.
 
 use super::stream::{Pieces, pieces};
-use super::{Cri, images, status};
+use super::{Cri, images, stats, status};
 use crate::effects::now_ns;
 use crate::request::{PullConfig, RequestError, required};
 use podbox_image::{Error as ImageError, ImageStore, Usage};
@@ -89,11 +89,15 @@ impl ImageService for Cri {
     }
 
     async fn image_fs_info(&self, _request: Request<v1::ImageFsInfoRequest>) -> Result<Response<v1::ImageFsInfoResponse>, Status> {
-        let measured = self.with_images(ImageStore::filesystem_usage).await?;
-        let mountpoint = measured.mountpoint.to_string_lossy().into_owned();
+        let images = self.with_images(ImageStore::images_usage).await?;
+        let mut containers = Usage::default();
+        for layer in stats::layers(self, &self.store.containers()).await.values() {
+            containers += layer.usage;
+        }
+        let mountpoint = self.node.images.root().to_string_lossy();
         Ok(Response::new(v1::ImageFsInfoResponse {
-            image_filesystems: vec![usage(&mountpoint, &measured.images)],
-            container_filesystems: vec![usage(&mountpoint, &measured.containers)],
+            image_filesystems: vec![usage(&mountpoint, &images)],
+            container_filesystems: vec![usage(&mountpoint, &containers)],
         }))
     }
 }

@@ -79,7 +79,8 @@ async fn measure(cri: &Cri, targets: Vec<Target>) -> Result<Readings, Status> {
     Ok(readings)
 }
 
-async fn layers(cri: &Cri, containers: &[Arc<ContainerRecord>]) -> LayerUsages {
+/// What containers have written, as far as it is known.
+pub(super) async fn layers(cri: &Cri, containers: &[Arc<ContainerRecord>]) -> LayerUsages {
     let ids: Vec<ContainerId> = containers.iter().map(|record| record.id.clone()).collect();
     let usages = cri.node.layers.usage(&ids).await;
     let there: HashSet<ContainerId> = cri.store.containers().iter().map(|record| record.id.clone()).collect();

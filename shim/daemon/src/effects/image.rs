@@ -122,6 +122,7 @@ pub fn image_defaults(image: &ImageRecord) -> ImageDefaults {
         cmd: config.cmd.clone(),
         env: config.env.clone(),
         working_dir: config.working_dir.clone(),
+        volumes: config.volumes.iter().map(PathBuf::from).collect(),
         user: config.user.clone(),
         stop_signal: config.stop_signal.clone(),
     }

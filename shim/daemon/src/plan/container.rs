@@ -9,7 +9,7 @@ use crate::request::{
 use oci_spec::runtime::Spec;
 use podbox_plan::{ByteString, PidNamespace, SandboxId};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 /// `SIGTERM`
 const DEFAULT_STOP_SIGNAL: i32 = 15;
@@ -80,6 +80,9 @@ pub struct ContainerPlan {
     /// What stands behind the spec's mounts of type `overlay`.
     #[serde(default)]
     pub image_volumes: Vec<PlannedVolume>,
+    /// Directories of its root that its image declares as volumes: they are there, and can be written to.
+    #[serde(default)]
+    pub declared_volumes: Vec<PathBuf>,
 }
 
 /// Plans a container.
@@ -116,6 +119,7 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         log_path: log_path(sandbox, config),
         stdin: config.stdin,
         image_volumes: inputs.image_volumes.to_vec(),
+        declared_volumes: declared_volumes(config, image),
     })
 }
 
@@ -130,6 +134,22 @@ fn check_namespaces(security: &SecurityContext, sandbox: &SandboxConfig) -> Resu
         () => return Ok(()),
     };
     Err(PlanError::NotThePodsNamespace { field })
+}
+
+/// Those that the request mounts nothing at; a path that is none, or is the root itself, declares nothing.
+fn declared_volumes(config: &ContainerConfig, image: &ImageDefaults) -> Vec<PathBuf> {
+    let is_mounted = |path: &Path| {
+        config.mounts.iter().any(|mount| mount.container_path == path)
+            || config.image_volumes.iter().any(|volume| volume.container_path == path)
+    };
+    let is_usable = |path: &&PathBuf| {
+        let mut parts = path.components();
+        parts.next() == Some(Component::RootDir)
+            && parts.clone().next().is_some()
+            && parts.all(|part| matches!(part, Component::Normal(_)))
+            && !is_mounted(path)
+    };
+    image.volumes.iter().filter(is_usable).cloned().collect()
 }
 
 fn stop_signal(request: &StopSignal, image: &str) -> Result<i32, PlanError> {

@@ -63,6 +63,9 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
     // Nothing of an image is a device: what a container needs of them is made in its /dev.
     let attributes = MountAttributes { no_dev: true, ..MountAttributes::default() };
     ops.push(Op::OverlayRoot { overlay: inputs.overlay.clone(), at: inputs.root_at.clone(), attributes });
+    let is_read_only = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or_default();
+    let keep = |path: &PathBuf| Op::KeepVolume { target: path.clone(), root_is_read_only: is_read_only };
+    ops.extend(inputs.plan.declared_volumes.iter().map(keep));
     ops.extend(attached);
     ops.extend(device_nodes.into_iter().map(Op::MakeNode));
     for path in linux.masked_paths().iter().flatten() {
@@ -71,7 +74,7 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
     for path in linux.readonly_paths().iter().flatten() {
         ops.push(Op::ReadOnlyPath { target: path.into() });
     }
-    if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or_default() {
+    if is_read_only {
         ops.push(Op::ReadOnlyRoot);
     }
     ops.push(Op::PivotRoot);

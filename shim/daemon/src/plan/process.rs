@@ -18,6 +18,8 @@ pub struct ImageDefaults {
     pub env: Vec<String>,
     /// `WorkingDir`
     pub working_dir: String,
+    /// `Volumes`
+    pub volumes: Vec<PathBuf>,
     /// `User`
     pub user: String,
     /// `StopSignal`

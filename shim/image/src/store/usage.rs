@@ -1,42 +1,25 @@
-//! What images and containers occupy, for the CRI's `ImageFsInfo`.
+//! What images and containers occupy.
 //!
 //! Layers were measured when they were unpacked, so images cost no disk access beyond a directory listing. Containers'
 //! upper directories change under way and are walked; a caller that asks often should remember the answer for a while.
-
-use std::path::PathBuf;
 
 use super::ImageStore;
 use crate::Error;
 use crate::tree::{self, Usage};
 
-/// Disk usage by what it is used for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FilesystemUsage {
-    /// Where the store is; the kubelet finds the file system by it.
-    pub mountpoint: PathBuf,
-    /// All unpacked layers, each once.
-    pub images: Usage,
-    /// The upper directories of all containers.
-    pub containers: Usage,
-}
-
 impl ImageStore {
-    /// Measures the store.
+    /// What all unpacked layers occupy, each once.
     ///
     /// # Errors
-    /// If a directory of the store cannot be read.
-    pub fn filesystem_usage(&self) -> Result<FilesystemUsage, Error> {
+    /// If they cannot be listed.
+    pub fn images_usage(&self) -> Result<Usage, Error> {
         let mut images = Usage::default();
         for layer in self.stored_layers().map_err(|source| Error::Usage { path: self.layers_dir(), source })? {
             if let Ok(record) = self.layer_record(&layer) {
                 images += record.usage;
             }
         }
-        let mut containers = Usage::default();
-        for container_id in self.snapshots()? {
-            containers += self.snapshot_usage(&container_id)?.unwrap_or_default();
-        }
-        Ok(FilesystemUsage { mountpoint: self.root().to_owned(), images, containers })
+        Ok(images)
     }
 
     /// Measures what one container has written; `None` if it has no snapshot.

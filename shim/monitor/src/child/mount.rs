@@ -135,6 +135,13 @@ pub fn attach(root: BorrowedFd<'_>, mount: &OwnedFd, target: &Path, kind: Target
     move_onto(mount, &place)
 }
 
+/// Sees to a directory that the image declares as a volume. Where the root becomes read-only, it is a mount of its own, of the same
+/// files, which does not.
+pub fn keep_volume(root: BorrowedFd<'_>, target: &Path, root_is_read_only: bool) -> Result<(), OpError> {
+    let place = find_or_make(root, target, Make::Directory, Links::Follow)?;
+    if root_is_read_only { move_onto(copy_of(&place, false)?, &place) } else { Ok(()) }
+}
+
 /// Attaches a detached mount to an open place.
 pub fn move_onto(mount: impl AsFd, place: impl AsFd) -> Result<(), OpError> {
     let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
