@@ -12,6 +12,7 @@ mod fields;
 mod pax;
 mod sparse;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use pax::PaxRecords;
@@ -20,6 +21,8 @@ pub(crate) use sparse::Segment;
 const BLOCK_LEN: usize = 512;
 /// Upper bound of one long name or PAX header. Go's reader, which Docker and containerd use, has the same.
 const EXTENSION_LEN_MAX: u64 = 1 << 20;
+/// Upper bound of one entry's extended attributes: each is a system call and more, and real files have a handful.
+const XATTRS_MAX: usize = 512;
 
 /// What is wrong with a tar stream.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,14 @@ pub enum TarError {
     /// A PAX header is not a list of `length key=value` records.
     #[error("malformed PAX header before byte {at}")]
     Pax {
+        /// Offset of the header the records belong to.
+        at: u64,
+    },
+    /// An entry with more extended attributes than any real file.
+    #[error("PAX header before byte {at} has {count} extended attributes, more than {XATTRS_MAX}")]
+    TooManyXattrs {
+        /// How many it has.
+        count: usize,
         /// Offset of the header the records belong to.
         at: u64,
     },
@@ -122,8 +133,8 @@ pub(crate) struct Entry {
     pub(crate) size_bytes: u64,
     /// Where the stored data goes, if the file has holes; otherwise it is one piece.
     pub(crate) segments: Option<Vec<Segment>>,
-    /// Extended attributes, name and value.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Extended attributes, value by name.
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// The entries of a tar archive, in order.
@@ -181,6 +192,10 @@ impl<R: Skip> TarStream<R> {
                     let mut bytes = None;
                     self.read_extension(&mut bytes, size, at)?;
                     let records = PaxRecords::parse(&bytes.unwrap_or_default()).ok_or(TarError::Pax { at })?;
+                    let count = records.xattrs.len();
+                    if count > XATTRS_MAX {
+                        return Err(TarError::TooManyXattrs { count, at });
+                    }
                     if extensions.pax.replace(records).is_some() {
                         return Err(TarError::StrayExtension { at });
                     }

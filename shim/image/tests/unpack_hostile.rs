@@ -177,6 +177,20 @@ fn malformed_streams_are_refused() {
 }
 
 #[test]
+fn attributes_without_number_are_refused() {
+    let fixture = Fixture::new();
+    let attributes = |count: usize| {
+        let names: Vec<String> = (0..count).map(|number| format!("SCHILY.xattr.trusted.a{number}")).collect();
+        let records: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), b"".as_slice())).collect();
+        Layer::new().pax(&records).file("f", "")
+    };
+    let text = chain(&fixture.unpack(attributes(20_000)).unwrap_err());
+    assert!(text.contains("has 20000 extended attributes, more than 512"), "{text}");
+    fixture.assert_empty();
+    fixture.unpack(attributes(512)).unwrap();
+}
+
+#[test]
 fn a_path_of_two_thousand_components_is_made_and_removed() {
     let fixture = Fixture::new();
     let deep = "d/".repeat(2000);

@@ -57,6 +57,28 @@ fn ownership_modes_and_times_are_kept() {
 }
 
 #[test]
+fn times_before_1970_are_kept_in_every_form() {
+    let fixture = Fixture::new();
+    let seconds = -86_400i64;
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..4].copy_from_slice(b"gnu\0");
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
+    // GNU's form of numbers that octal digits cannot hold: two's complement, all bits of the field.
+    let field = &mut header.as_old_mut().mtime;
+    field.fill(0xff);
+    field[4..].copy_from_slice(&seconds.to_be_bytes());
+    header.set_cksum();
+    let layer = Layer::new().raw(header.as_bytes()).pax(&[("mtime", b"-86400")]).file("pax", "");
+    let fs = fixture.unpack(layer).unwrap();
+    for name in ["gnu", "pax"] {
+        assert_eq!(fs::metadata(fs.join(name)).unwrap().mtime(), seconds, "{name}");
+    }
+}
+
+#[test]
 fn extended_headers_are_kept_and_overlay_attributes_are_not() {
     let fixture = Fixture::new();
     // CAP_DAC_OVERRIDE and CAP_FOWNER: the value holds a newline, which is also what ends a record.

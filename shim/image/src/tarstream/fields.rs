@@ -1,5 +1,7 @@
 //! The fixed fields of a tar header block (POSIX pax, "ustar Interchange Format"; GNU tar, "Basic Tar Format").
 
+use std::collections::BTreeMap;
+
 use super::{BLOCK_LEN, Entry, EntryKind, TarError};
 
 /// A numeric field: octal digits padded with spaces and NULs, or GNU's base-256 when the top bit is set. A blank field
@@ -19,6 +21,17 @@ pub(super) fn number(field: &[u8]) -> Option<u64> {
         b'0'..=b'7' => value.checked_mul(8).map(|shifted| shifted | u64::from(byte - b'0')),
         _ => None,
     })
+}
+
+/// Like [`number`], but GNU's base-256 may also be negative (two's complement): times before 1970.
+fn signed(field: &[u8]) -> Option<i64> {
+    match field.split_first()? {
+        (&first, rest) if first & 0xc0 == 0xc0 => rest
+            .iter()
+            // The top bit is the mark of the form, the next one the sign.
+            .try_fold(i64::from(first | 0x80) - 0x100, |value, &byte| value.checked_mul(256)?.checked_add(byte.into())),
+        _ => number(field)?.try_into().ok(),
+    }
 }
 
 /// The sum of all bytes, with the checksum field itself counted as spaces.
@@ -42,13 +55,13 @@ pub(super) fn entry(block: &[u8; BLOCK_LEN], at: u64) -> Result<Entry, TarError>
         mode: (field(100..108, "mode")? & 0o7777) as u32,
         uid: narrow(field(108..116, "uid")?, "uid")?,
         gid: narrow(field(116..124, "gid")?, "gid")?,
-        mtime_seconds: i64::try_from(field(136..148, "mtime")?).map_err(|_| TarError::Number { field: "mtime", at })?,
+        mtime_seconds: signed(&block[136..148]).ok_or(TarError::Number { field: "mtime", at })?,
         mtime_nanos: 0,
         device_major: device(329..337, "devmajor")?,
         device_minor: device(337..345, "devminor")?,
         size_bytes: 0,
         segments: None,
-        xattrs: Vec::new(),
+        xattrs: BTreeMap::new(),
     })
 }
 

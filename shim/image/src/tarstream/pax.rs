@@ -2,6 +2,8 @@
 //!
 //! A record is taken apart by its length, so a value may hold any byte. Where a key repeats, the last one counts.
 
+use std::collections::BTreeMap;
+
 use super::sparse::PaxSparse;
 
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
@@ -16,7 +18,7 @@ pub(super) struct PaxRecords {
     pub(super) gid: Option<u32>,
     /// Seconds and nanoseconds since the epoch.
     pub(super) mtime: Option<(i64, u32)>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) sparse: Option<PaxSparse>,
 }
 
@@ -49,8 +51,7 @@ impl PaxRecords {
             b"mtime" => self.mtime = Some(time(value)?),
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
-                    self.xattrs.retain(|(known, _)| known != name);
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
                 } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.get_or_insert_default().apply(key, value)?;
                 }
