@@ -144,8 +144,8 @@ async fn a_container_outlives_its_image() -> Result<()> {
     daemon.import(&image)?;
     let pod = daemon.run_pod(&PodSpec::new("outlives")).await?;
     let container = pod.run(&ContainerSpec::sleeper("a").image(&image.name)).await?;
-    // Whether that is refused is the runtime's choice.
-    let _ = remove(&client, &image.name).await;
+    remove(&client, &image.name).await?;
+    assert!(!list(&client).await?.iter().any(|known| known.repo_tags.contains(&image.name)), "the image is gone, its layers are not");
     assert_eq!(container.sh("cat /etc/passwd | head -1 | cut -d: -f1; ls /bin | wc -l | grep -c .").await?, "root\n1");
     let status = container.status().await?;
     assert_eq!(status.image_id, image.id()?);

@@ -60,50 +60,67 @@ fn nothing_leaves_the_layer() {
     let canary = Canary::new(&fixture);
     let outside = canary.directory.to_str().unwrap().to_owned();
     let up = format!("{}{}", "../".repeat(12), outside.trim_start_matches('/'));
-    let corpus: Vec<(&str, Layer)> = vec![
-        ("a .. name", Layer::new().file(&format!("{up}/new"), "evil")),
-        ("a .. inside a name", Layer::new().dir("a/").file("a/../../x", "evil")),
-        ("a .. as a name", Layer::new().dir("..")),
-        ("an absolute name", Layer::new().file(&format!("{outside}/secret"), "evil")),
-        ("a link, then a file below", Layer::new().symlink("l", &outside).file("l/secret", "evil")),
-        ("a relative link, then a file below", Layer::new().symlink("l", &up).file("l/secret", "evil")),
-        ("a link to a link", Layer::new().symlink("a", "b").symlink("b", &outside).file("a/new", "evil")),
-        ("a link as a file", Layer::new().symlink("l", &format!("{outside}/secret")).file("l", "evil")),
-        ("a link as a directory", Layer::new().symlink("l", &outside).dir("l/").file("l/new", "evil")),
+    // Why each is refused; empty where it stays inside and is kept.
+    let corpus: Vec<(&str, &str, Layer)> = vec![
+        ("a .. name", ".. component", Layer::new().file(&format!("{up}/new"), "evil")),
+        ("a .. inside a name", ".. component", Layer::new().dir("a/").file("a/../../x", "evil")),
+        ("a .. as a name", ".. component", Layer::new().dir("..")),
+        ("an absolute name", "", Layer::new().file(&format!("{outside}/secret"), "evil")),
+        ("a link, then a file below", "among its parents: No such file", Layer::new().symlink("l", &outside).file("l/secret", "evil")),
+        ("a relative link, then a file below", "among its parents: No such file", Layer::new().symlink("l", &up).file("l/secret", "evil")),
+        (
+            "a link to a link",
+            "among its parents: No such file",
+            Layer::new().symlink("a", "b").symlink("b", &outside).file("a/new", "evil"),
+        ),
+        ("a link as a file", "", Layer::new().symlink("l", &format!("{outside}/secret")).file("l", "evil")),
+        ("a link as a directory", "", Layer::new().symlink("l", &outside).dir("l/").file("l/new", "evil")),
         (
             "a mode through a link",
+            "",
             Layer::new().symlink("l", &outside).entry(EntryType::Directory, "l", "", &Meta { mode: 0o777, uid: 1, gid: 1, mtime: 1 }, b""),
         ),
-        ("a hard link out", Layer::new().hard_link("h", &format!("{outside}/secret"))),
-        ("a hard link up", Layer::new().hard_link("h", &format!("{up}/secret"))),
-        ("a hard link through a link", Layer::new().symlink("l", &outside).hard_link("h", "l/secret")),
+        ("a hard link out", "open what it links to: No such file", Layer::new().hard_link("h", &format!("{outside}/secret"))),
+        ("a hard link up", ".. component", Layer::new().hard_link("h", &format!("{up}/secret"))),
+        (
+            "a hard link through a link",
+            "open what it links to: No such file",
+            Layer::new().symlink("l", &outside).hard_link("h", "l/secret"),
+        ),
         (
             "a hard link to a link, then a write",
+            "",
             Layer::new().symlink("l", &format!("{outside}/secret")).hard_link("h", "l").file("h", "evil"),
         ),
-        ("a hard link to a directory", Layer::new().dir("d/").hard_link("h", "d")),
-        ("a whiteout through a link", Layer::new().symlink("l", &outside).file("l/.wh.secret", "")),
-        ("an opaque mark through a link", Layer::new().symlink("l", &outside).file("l/.wh..wh..opq", "")),
-        ("a whiteout of ..", Layer::new().dir("d/").file("d/.wh...", "")),
-        ("a whiteout of .", Layer::new().dir("d/").file("d/.wh..", "")),
-        ("a whiteout of nothing", Layer::new().file(".wh.", "")),
-        ("a device through a link", Layer::new().symlink("l", &outside).device("l/null", 1, 3)),
-        ("a pipe through a link", Layer::new().symlink("l", &outside).fifo("l/pipe")),
-        ("a magic link", Layer::new().symlink("l", "/proc/self/root").file("l/x", "evil")),
-        ("replacing a link to a directory", Layer::new().symlink("l", &outside).file("l", "").dir("l/")),
-        ("a PAX path", Layer::new().pax(&[("path", format!("{up}/new").as_bytes())]).file("x", "evil")),
-        ("a PAX link path", Layer::new().pax(&[("linkpath", format!("{up}/secret").as_bytes())]).hard_link("x", "y")),
+        ("a hard link to a directory", "something that is not a file", Layer::new().dir("d/").hard_link("h", "d")),
+        ("a whiteout through a link", "among its parents: No such file", Layer::new().symlink("l", &outside).file("l/.wh.secret", "")),
+        (
+            "an opaque mark through a link",
+            "among its parents: No such file",
+            Layer::new().symlink("l", &outside).file("l/.wh..wh..opq", ""),
+        ),
+        ("a whiteout of ..", "a whiteout of nothing", Layer::new().dir("d/").file("d/.wh...", "")),
+        ("a whiteout of .", "a whiteout of nothing", Layer::new().dir("d/").file("d/.wh..", "")),
+        ("a whiteout of nothing", "a whiteout of nothing", Layer::new().file(".wh.", "")),
+        ("a device through a link", "among its parents: No such file", Layer::new().symlink("l", &outside).device("l/null", 1, 3)),
+        ("a pipe through a link", "among its parents: No such file", Layer::new().symlink("l", &outside).fifo("l/pipe")),
+        ("a magic link", "among its parents: No such file", Layer::new().symlink("l", "/proc/self/root").file("l/x", "evil")),
+        ("replacing a link to a directory", "", Layer::new().symlink("l", &outside).file("l", "").dir("l/")),
+        ("a PAX path", ".. component", Layer::new().pax(&[("path", format!("{up}/new").as_bytes())]).file("x", "evil")),
+        ("a PAX link path", ".. component", Layer::new().pax(&[("linkpath", format!("{up}/secret").as_bytes())]).hard_link("x", "y")),
         (
             "a sparse file's name",
+            ".. component",
             Layer::new().pax(&[("GNU.sparse.name", format!("{up}/new").as_bytes()), ("GNU.sparse.size", b"0")]).file("x", ""),
         ),
-        ("a NUL in a name", Layer::new().pax(&[("path", b"a\0b")]).file("x", "")),
+        ("a NUL in a name", "contains a NUL byte", Layer::new().pax(&[("path", b"a\0b")]).file("x", "")),
     ];
-    for (what, layer) in corpus {
+    for (what, reason, layer) in corpus {
         let result = fixture.unpack(layer);
         canary.assert_unchanged(what);
-        if let Err(error) = &result {
-            assert!(!chain(error).is_empty());
+        match &result {
+            Err(error) => assert!(!reason.is_empty() && chain(error).contains(reason), "{what}: {}", chain(error)),
+            Ok(_) => assert!(reason.is_empty(), "{what} is kept, and should be refused: {reason}"),
         }
         fixture.store.remove("test").unwrap();
         canary.assert_unchanged(what);
@@ -151,27 +168,40 @@ fn owners_that_mean_unchanged_are_refused() {
 fn malformed_streams_are_refused() {
     let sparse = |map: &'static [u8]| Layer::new().pax(&[("GNU.sparse.map", map), ("GNU.sparse.size", b"1024")]).file("s", "data");
     let fixture = Fixture::new();
-    for (what, layer) in [
-        ("a map beyond the file", sparse(b"2000,4")),
-        ("an overlapping map", sparse(b"0,2,1,2")),
-        ("a map of more than the data", sparse(b"0,5")),
-        ("half a pair", sparse(b"0,4,9")),
-        ("a PAX header for nothing", Layer::new().pax(&[("path", b"x")])),
-        ("two PAX headers", Layer::new().pax(&[("path", b"x")]).pax(&[("path", b"y")]).file("z", "")),
-        ("a size that is no number", Layer::new().pax(&[("size", b"12x")]).file("z", "")),
-        ("a size beyond the stream", Layer::new().pax(&[("size", b"99999999")]).file("z", "")),
-        ("a size near overflow", Layer::new().pax(&[("size", b"18446744073709551615")]).file("z", "")),
-        ("an unknown type", Layer::new().entry(EntryType::new(b'V'), "v", "", &Meta::default(), b"")),
-        ("garbage", Layer::new().raw(&[0xff; 1024])),
-        ("a name too long", Layer::new().pax(&[("path", "n".repeat(256).as_bytes())]).file("z", "")),
-        ("a path too long", Layer::new().pax(&[("path", "n/".repeat(2049).as_bytes())]).file("z", "")),
-        ("a file as a parent", Layer::new().file("f", "").file("f/x", "")),
-        ("a dangling parent", Layer::new().symlink("l", "nowhere").file("l/x", "")),
-        ("a loop of links", Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "")),
-        ("a link to nothing", Layer::new().symlink("l", "")),
-        ("a hard link to what is not there", Layer::new().hard_link("h", "nowhere")),
+    for (what, reason, layer) in [
+        ("a map beyond the file", "malformed sparse file map at byte 1024", sparse(b"2000,4")),
+        ("an overlapping map", "malformed sparse file map at byte 1024", sparse(b"0,2,1,2")),
+        ("a map of more than the data", "malformed sparse file map at byte 1024", sparse(b"0,5")),
+        ("half a pair", "malformed sparse file map at byte 1024", sparse(b"0,4,9")),
+        ("a PAX header for nothing", "stray tar extension header at byte 1024", Layer::new().pax(&[("path", b"x")])),
+        (
+            "two PAX headers",
+            "stray tar extension header at byte 1024",
+            Layer::new().pax(&[("path", b"x")]).pax(&[("path", b"y")]).file("z", ""),
+        ),
+        ("a size that is no number", "malformed PAX header before byte 0", Layer::new().pax(&[("size", b"12x")]).file("z", "")),
+        ("a size beyond the stream", "ends in the middle of an entry", Layer::new().pax(&[("size", b"99999999")]).file("z", "")),
+        (
+            "a size near overflow",
+            "field size at byte 1024 is not a valid number",
+            Layer::new().pax(&[("size", b"18446744073709551615")]).file("z", ""),
+        ),
+        (
+            "an unknown type",
+            "type 'V' at byte 0 is not supported",
+            Layer::new().entry(EntryType::new(b'V'), "v", "", &Meta::default(), b""),
+        ),
+        ("garbage", "checksum mismatch at byte 0", Layer::new().raw(&[0xff; 1024])),
+        ("a name too long", "a component exceeds 255 bytes", Layer::new().pax(&[("path", "n".repeat(256).as_bytes())]).file("z", "")),
+        ("a path too long", "longer than 4095 bytes", Layer::new().pax(&[("path", "n/".repeat(2049).as_bytes())]).file("z", "")),
+        ("a file as a parent", "among its parents: Not a directory", Layer::new().file("f", "").file("f/x", "")),
+        ("a dangling parent", "among its parents: No such file", Layer::new().symlink("l", "nowhere").file("l/x", "")),
+        ("a loop of links", "open its parent directory: Too many levels", Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "")),
+        ("a link to nothing", "its symbolic link target is empty", Layer::new().symlink("l", "")),
+        ("a hard link to what is not there", "link to another file of the layer: No such file", Layer::new().hard_link("h", "nowhere")),
     ] {
-        assert!(fixture.unpack(layer).is_err(), "{what}");
+        let text = chain(&fixture.unpack(layer).expect_err(what));
+        assert!(text.contains(reason), "{what}: {text}");
         fixture.assert_empty();
     }
 }
