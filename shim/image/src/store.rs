@@ -13,7 +13,8 @@
 //!
 //! - What is under its final name is whole and was verified; it got there by a rename.
 //! - A record names only layers that are there; layers are put in place before the record and removed after it.
-//! - A damaged record is renamed aside. It costs one image, never the store.
+//! - A damaged record is renamed aside. It costs one image, never the store. One of another version, or that cannot be read, is
+//!   an error of whoever looks, and nothing is collected.
 //!
 //! Images come by [`ImageStore::import`] or from a registry ([`crate::Puller`]); layers of both go the same way.
 
@@ -367,7 +368,7 @@ impl ImageStore {
     /// there are some.
     fn refresh(&self, index: &mut Index, lock: Option<&Lock>) -> Result<bool, Error> {
         let failed = |source| Error::ReadRecords { path: self.images_dir(), source };
-        let damaged = index.refresh(&self.images_dir(), &self.layers_dir()).map_err(failed)?;
+        let damaged = index.refresh(&self.images_dir(), &self.layers_dir())?;
         if lock.is_some() {
             for path in &damaged {
                 quarantine(path).map_err(failed)?;

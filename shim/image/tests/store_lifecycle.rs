@@ -231,12 +231,7 @@ fn damaged_records_cost_one_image_and_no_more() {
     let bad = fixture.import(&on_base("bad"), "bad");
     let path = fixture.root().join("images").join(format!("{}.json", bad.id.hex()));
     let whole = fs::read_to_string(&path).unwrap();
-    let damages = [
-        whole[..whole.len() / 2].to_owned(),
-        String::new(),
-        whole.replace("PATH=/bin", "PATH=/nib"),
-        whole.replace("\"version\":1", "\"version\":99"),
-    ];
+    let damages = [whole[..whole.len() / 2].to_owned(), String::new(), whole.replace("PATH=/bin", "PATH=/nib")];
     for damage in damages {
         // Both the store that is open and one that opens now.
         fs::write(path.with_extension("new"), damage).unwrap();
@@ -253,6 +248,36 @@ fn damaged_records_cost_one_image_and_no_more() {
     assert_eq!(ImageStore::open(&fixture.root()).unwrap().list().unwrap().len(), 1);
     fixture.import(&on_base("bad"), "bad");
     assert_eq!(fixture.store.list().unwrap().len(), 2);
+}
+
+#[test]
+fn a_record_of_another_version_or_that_cannot_be_read_is_left_alone_and_collects_nothing() {
+    let fixture = Fixture::new();
+    fixture.import(&on_base("good"), "good");
+    let other = fixture.import(&on_base("other"), "other");
+    let path = fixture.root().join("images").join(format!("{}.json", other.id.hex()));
+    let whole = fs::read_to_string(&path).unwrap();
+    let layers = fixture.names("layers");
+    let newer = path.with_extension("new");
+    let replace: [(&dyn Fn(), &str); 2] = [
+        (&|| fs::write(&newer, r#"{"version":99,"made":"otherwise"}"#).unwrap(), "version is 99"),
+        // What a failing disk would be: a file that cannot be read, whatever is in it.
+        (&|| std::os::unix::fs::symlink(&path, &newer).unwrap(), "symbolic links"),
+    ];
+    for (make, reason) in replace {
+        make();
+        fs::rename(&newer, &path).unwrap();
+        let file = path.file_name().unwrap().to_str().unwrap();
+        for error in [fixture.store.list().err(), ImageStore::open(&fixture.root()).err(), fixture.store.remove("good").err()] {
+            let text = common::chain(&error.expect("an image that is only out of sight"));
+            assert!(text.contains(file) && text.contains(reason), "{text}");
+        }
+        assert!(fs::symlink_metadata(&path).is_ok(), "where it was");
+        assert_eq!(fixture.names("layers"), layers);
+        fs::write(&newer, &whole).unwrap();
+        fs::rename(&newer, &path).unwrap();
+        assert_eq!(ImageStore::open(&fixture.root()).unwrap().list().unwrap().len(), 2);
+    }
 }
 
 #[test]

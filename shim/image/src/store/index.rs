@@ -2,6 +2,9 @@
 //!
 //! A look at the directory's modification time tells whether to read it again, and then only new or replaced files are
 //! read. A time so recent that a further change could carry the same one is not relied on.
+//!
+//! What a record of another version or one that cannot be read says is not known: then nothing is. Layers of images that are
+//! only out of sight would be collected.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::Metadata;
@@ -11,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::record::{ImageFile, ImageRecord};
+use super::record::{ImageFile, ImageRecord, is_damage};
+use crate::Error;
 use crate::digest::Digest;
 
 /// Longer than any kernel's granularity of file times.
@@ -41,25 +45,30 @@ impl From<&Metadata> for Stamp {
 }
 
 impl Index {
-    /// Brings the index up to date and returns the record files that cannot be used.
-    pub(super) fn refresh(&mut self, images: &Path, layers: &Path) -> io::Result<Vec<PathBuf>> {
-        let metadata = std::fs::metadata(images)?;
+    /// Brings the index up to date and returns the record files whose content is damaged.
+    ///
+    /// # Errors
+    /// Names the directory or the record that cannot be read, or that another version of podbox wrote.
+    pub(super) fn refresh(&mut self, images: &Path, layers: &Path) -> Result<Vec<PathBuf>, Error> {
+        let failed = |source| Error::ReadRecords { path: images.to_owned(), source };
+        let metadata = std::fs::metadata(images).map_err(failed)?;
         let stamp = Stamp::from(&metadata);
         if self.read_at == Some(stamp) {
             return Ok(Vec::new());
         }
-        let settled = SystemTime::now().duration_since(metadata.modified()?).is_ok_and(|age| age > SETTLED_AFTER);
+        let settled = SystemTime::now().duration_since(metadata.modified().map_err(failed)?).is_ok_and(|age| age > SETTLED_AFTER);
         let mut damaged = Vec::new();
         let mut files = HashMap::new();
-        for entry in std::fs::read_dir(images)? {
-            let path = entry?.path();
+        for entry in std::fs::read_dir(images).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
             let Some(id) = image_id_of(&path) else { continue };
             match self.load(&path, &id, layers) {
                 Ok(Some(file)) => {
                     files.insert(id.hex().to_owned(), file);
                 }
                 Ok(None) => {}
-                Err(_) => damaged.push(path),
+                Err(error) if is_damage(&error) => damaged.push(path),
+                Err(source) => return Err(Error::ReadRecords { path, source }),
             }
         }
         self.files = files;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::digest::Digest;
 use crate::tree::Usage;
 
-/// Version of all record formats; records of another version are treated as damaged.
+/// Version of all record formats.
 const VERSION: u32 = 1;
 const RECORD_LEN_MAX: u64 = 32 << 20;
 
@@ -163,7 +163,7 @@ impl ImageFile {
 
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         let file: Self = read_json(path)?;
-        if file.version != VERSION || Digest::of(file.config.as_bytes()) != file.id {
+        if Digest::of(file.config.as_bytes()) != file.id {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is not what it says it is"));
         }
         Ok(file)
@@ -203,7 +203,7 @@ impl LayerFile {
 
     pub(super) fn read(path: &Path, diff_id: &Digest) -> io::Result<Self> {
         let file: Self = read_json(path)?;
-        if file.version != VERSION || file.diff_id != *diff_id {
+        if file.diff_id != *diff_id {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is not what it says it is"));
         }
         Ok(file)
@@ -248,11 +248,7 @@ impl SnapshotFile {
     }
 
     pub(super) fn read(path: &Path) -> io::Result<Self> {
-        let file: Self = read_json(path)?;
-        if file.version != VERSION {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a snapshot record of another version"));
-        }
-        Ok(file)
+        read_json(path)
     }
 }
 
@@ -273,9 +269,34 @@ pub(super) fn replace_json(path: &Path, staging: &Path, record: &impl Serialize)
     }
 }
 
+/// Whether a record could not be read because of what is in it, or since what it names is gone: it will not be better the next
+/// time. Everything else, a failing disk or another version of podbox, says nothing about the record.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    matches!(error.kind(), E::InvalidData | E::UnexpectedEof | E::FileTooLarge | E::NotFound)
+}
+
+/// A record of another version of podbox.
+#[derive(Debug, thiserror::Error)]
+#[error("written by another version of podbox: the record's version is {version}, this podbox reads {VERSION}")]
+struct OtherVersion {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     if std::fs::metadata(path)?.len() > RECORD_LEN_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    let bytes = std::fs::read(path)?;
+    // First of all: what else is in a record of another version is not for this one to judge.
+    let Versioned { version } = serde_json::from_slice(&bytes)?;
+    if version != VERSION {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, OtherVersion { version }));
+    }
+    Ok(serde_json::from_slice(&bytes)?)
 }
