@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::excerpt::excerpt;
+
 const PREFIX: &str = "sha256:";
 const HEX_LEN: usize = 64;
 
@@ -15,10 +17,10 @@ const HEX_LEN: usize = 64;
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
 
-/// The text is not `sha256:` followed by 64 lower-case hexadecimal digits.
+/// The text, of which it has an excerpt, is not `sha256:` followed by 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a sha256 digest")]
-pub struct InvalidDigest(pub String);
+#[error("\"{0}\" is not a sha256 digest")]
+pub struct InvalidDigest(String);
 
 impl Digest {
     /// The digest of `bytes`.
@@ -44,7 +46,7 @@ impl Digest {
     /// # Errors
     /// If `hex` is not exactly 64 lower-case hexadecimal digits.
     pub fn from_hex(hex: &str) -> Result<Self, InvalidDigest> {
-        if is_hex(hex) && hex.len() == HEX_LEN { Ok(Self(format!("{PREFIX}{hex}"))) } else { Err(InvalidDigest(hex.to_owned())) }
+        if is_hex(hex) && hex.len() == HEX_LEN { Ok(Self(format!("{PREFIX}{hex}"))) } else { Err(InvalidDigest(excerpt(hex))) }
     }
 
     fn from_hasher(hasher: Sha256) -> Self {
@@ -67,8 +69,8 @@ impl FromStr for Digest {
     type Err = InvalidDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        let hex = text.strip_prefix(PREFIX).ok_or_else(|| InvalidDigest(text.to_owned()))?;
-        Self::from_hex(hex).map_err(|_| InvalidDigest(text.to_owned()))
+        let hex = text.strip_prefix(PREFIX).ok_or_else(|| InvalidDigest(excerpt(text)))?;
+        Self::from_hex(hex).map_err(|_| InvalidDigest(excerpt(text)))
     }
 }
 

@@ -101,9 +101,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The `oci-layout` file names a version that is not known.
-    #[error("OCI image layout version {version:?} is not supported")]
+    #[error("OCI image layout version \"{version}\" is not supported")]
     LayoutVersion {
-        /// The version it names.
+        /// The version it names, an excerpt.
         version: String,
     },
     /// An object that a manifest names is not in the source.
@@ -175,11 +175,11 @@ pub enum Error {
         object: String,
     },
     /// A media type that is not one of an image's.
-    #[error("{object} has media type {media_type:?}, which is not supported")]
+    #[error("{object} has media type \"{media_type}\", which is not supported")]
     MediaType {
         /// Its name in the source.
         object: String,
-        /// The media type.
+        /// The media type, an excerpt.
         media_type: String,
     },
     /// An index refers to indexes too deeply.
@@ -193,6 +193,18 @@ pub enum Error {
     NoPlatform {
         /// The index.
         object: String,
+        /// This operating system.
+        os: &'static str,
+        /// This architecture, in Go's terms.
+        architecture: &'static str,
+    },
+    /// The image's configuration says that it is for another machine.
+    #[error("image {id} is for {said}, this machine is {os}/{architecture}")]
+    OtherPlatform {
+        /// The image.
+        id: Digest,
+        /// What it is for, as it says.
+        said: String,
         /// This operating system.
         os: &'static str,
         /// This architecture, in Go's terms.

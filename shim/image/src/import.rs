@@ -7,6 +7,7 @@
 
 mod docker;
 mod oci;
+mod platform;
 
 pub(crate) use oci::{Content, Descriptor, INDEX_DEPTH_MAX, accepted_manifests, content, for_this_machine, manifest_parts};
 
@@ -17,19 +18,11 @@ use serde::de::DeserializeOwned;
 use crate::Error;
 use crate::archive::{Object, Source};
 use crate::digest::Digest;
+use crate::excerpt::{excerpt, shorten_json};
 use crate::reference::Reference;
 use crate::store::record::ImageConfig;
 use crate::tree::Usage;
 use crate::unpack::Limits;
-
-/// The operating system images must be for, in Go's terms.
-const OS: &str = "linux";
-/// The architecture images must be for, in Go's terms.
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: &str = "amd64";
-/// The architecture images must be for, in Go's terms.
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: &str = "arm64";
 
 /// What an import is doing, for whoever watches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +148,11 @@ fn read_verified(object: Object, blob: &Blob, limits: &Limits) -> Result<Vec<u8>
 }
 
 fn parse<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Json { object: object.to_owned(), source })
+    serde_json::from_slice(bytes).map_err(|error| malformed(object, error))
+}
+
+fn malformed(object: &str, error: serde_json::Error) -> Error {
+    Error::Json { object: object.to_owned(), source: shorten_json(error) }
 }
 
 /// Parses an image configuration, whose digest is the image's ID, and pairs its diff IDs with the manifest's layers.
@@ -166,8 +163,11 @@ pub(crate) fn planned_image(
     limits: &Limits,
 ) -> Result<PlannedImage, Error> {
     let id = Digest::of(&config_bytes);
-    let (config, diff_ids) =
-        ImageConfig::parse(&config_bytes).map_err(|source| Error::Json { object: config_object.to_owned(), source })?;
+    let (config, diff_ids) = ImageConfig::parse(&config_bytes).map_err(|error| malformed(config_object, error))?;
+    if !platform::is_for_this_machine(&config.os, &config.architecture) {
+        let said = format!("{}/{}", excerpt(&config.os), excerpt(&config.architecture));
+        return Err(Error::OtherPlatform { id, said, os: platform::OS, architecture: platform::ARCHITECTURE });
+    }
     if layers.len() > limits.layers {
         return Err(Error::TooManyLayers { id, layers: layers.len(), limit: limits.layers });
     }

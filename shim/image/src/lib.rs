@@ -14,9 +14,11 @@
 //! This crate knows neither the CRI nor the daemon: it mounts nothing and starts nothing.
 
 mod archive;
+mod bounded;
 mod decompress;
 pub mod digest;
 mod error;
+mod excerpt;
 mod import;
 mod pull;
 pub mod reference;

@@ -65,17 +65,17 @@ pub enum UnpackError {
     #[error("read the layer's tar stream")]
     Tar(#[from] TarError),
     /// An entry's name, or the name a hard link points to, leads out of the layer or is malformed.
-    #[error("entry {entry:?}: its name is refused: {reason}")]
+    #[error("entry \"{entry}\": its name is refused: {reason}")]
     Name {
-        /// The entry's name.
+        /// The entry's name, an excerpt.
         entry: String,
         /// What is wrong with it.
         reason: &'static str,
     },
     /// A system call failed for an entry.
-    #[error("entry {entry:?}: {step}")]
+    #[error("entry \"{entry}\": {step}")]
     Entry {
-        /// The entry's name.
+        /// The entry's name, an excerpt.
         entry: String,
         /// What was being done.
         step: &'static str,
@@ -83,17 +83,17 @@ pub enum UnpackError {
         source: rustix::io::Errno,
     },
     /// Something in the way of an entry could not be removed.
-    #[error("entry {entry:?}: remove what it replaces")]
+    #[error("entry \"{entry}\": remove what it replaces")]
     Replace {
-        /// The entry's name.
+        /// The entry's name, an excerpt.
         entry: String,
         /// Why not.
         source: std::io::Error,
     },
     /// A device that means something to overlayfs.
-    #[error("entry {entry:?}: a character device 0:0 is a whiteout and cannot be part of an image")]
+    #[error("entry \"{entry}\": a character device 0:0 is a whiteout and cannot be part of an image")]
     WhiteoutDevice {
-        /// The entry's name.
+        /// The entry's name, an excerpt.
         entry: String,
     },
     /// The layer has more entries than allowed.

@@ -155,6 +155,125 @@ fn an_index_stands_for_the_image_of_this_machine() {
     ));
 }
 
+/// An image that is told from others by its user.
+fn of(user: &str) -> Image {
+    Image::new(Vec::new()).with("User", user.into())
+}
+
+/// Which of the images of an index is taken, each with its platform.
+fn chosen(fixture: &Fixture, images: &[(&str, Option<serde_json::Value>)]) -> Result<String, podbox_image::Error> {
+    let mut files = Files::default();
+    let mut manifests = Vec::new();
+    for (user, platform) in images {
+        let mut descriptor = of(user).add_blobs(&mut files);
+        if let Some(platform) = platform {
+            descriptor["platform"] = platform.clone();
+        }
+        manifests.push(descriptor);
+    }
+    let (digest, size) = files.blob(serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": manifests})).unwrap());
+    files.index(vec![json!({"digest": digest, "size": size})]);
+    let images = fixture.store.import(&fixture.archive(&files), None)?;
+    assert_eq!(images.len(), 1);
+    Ok(images[0].config.user.clone())
+}
+
+#[test]
+fn of_several_manifests_the_one_that_fits_best_is_taken() {
+    let fixture = Fixture::new();
+    let ours = |variant: &str| Some(json!({"os": "linux", "architecture": common::ARCHITECTURE, "variant": variant}));
+    let plain = || Some(json!({"os": "linux", "architecture": common::ARCHITECTURE}));
+    let base = if common::ARCHITECTURE == "arm64" { "v8" } else { "v1" };
+    let attestation = || Some(json!({"os": "unknown", "architecture": "unknown"}));
+    let long_name = if common::ARCHITECTURE == "arm64" { "aarch64" } else { "x86_64" };
+    let alias = || Some(json!({"os": "linux", "architecture": long_name}));
+    type Listed<'a> = (&'a str, Option<serde_json::Value>);
+    let cases: Vec<(&str, Vec<Listed<'_>>)> = vec![
+        ("plain", vec![("later", ours("v4")), ("two", ours("v2")), ("plain", plain()), ("base", ours(base))]),
+        ("base", vec![("impossible", ours("v99")), ("base", ours(base)), ("plain", plain())]),
+        (
+            "ours",
+            vec![
+                ("unsaid", None),
+                ("empty", Some(json!({}))),
+                ("other", Some(json!({"os": "linux", "architecture": "s390x"}))),
+                ("ours", plain()),
+            ],
+        ),
+        (
+            "unsaid",
+            vec![("attestation", attestation()), ("unsaid", None), ("other", Some(json!({"os": "windows", "architecture": "amd64"})))],
+        ),
+        ("alias", vec![("attestation", attestation()), ("alias", alias())]),
+    ];
+    for (expected, images) in cases {
+        assert_eq!(chosen(&fixture, &images).unwrap_or_else(|error| panic!("{expected}: {}", common::chain(&error))), expected);
+    }
+    for images in [vec![("attestation", attestation())], vec![("impossible", ours("v99"))]] {
+        assert!(matches!(chosen(&fixture, &images), Err(podbox_image::Error::NoPlatform { .. })));
+    }
+}
+
+#[test]
+fn a_layout_that_lists_an_image_for_each_platform_itself_gives_the_best_its_name() {
+    let fixture = Fixture::new();
+    let mut files = Files::default();
+    let platforms = ["v2", "", "v3"].map(|variant| json!({"os": "linux", "architecture": common::ARCHITECTURE, "variant": variant}));
+    let mut descriptors = Vec::new();
+    for (user, platform) in ["two", "plain", "three"].into_iter().zip(platforms) {
+        let mut descriptor = of(user).add_blobs(&mut files);
+        descriptor["platform"] = platform;
+        descriptor["annotations"] = json!({"io.containerd.image.name": "app:1"});
+        descriptors.push(descriptor);
+    }
+    let mut other = of("other").add_blobs(&mut files);
+    other["annotations"] = json!({"io.containerd.image.name": "other:1"});
+    descriptors.push(other);
+    files.index(descriptors);
+    let images = fixture.store.import(&fixture.archive(&files), None).unwrap();
+    assert_eq!(images.iter().map(|image| image.config.user.as_str()).collect::<Vec<_>>(), ["plain", "other"]);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_level_that_this_processor_lacks_is_never_taken() {
+    let fixture = Fixture::new();
+    let level = |variant: &str| Some(json!({"os": "linux", "architecture": "amd64", "variant": variant}));
+    let has_v3 = ["avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"].iter().all(|flag| {
+        std::fs::read_to_string("/proc/cpuinfo")
+            .unwrap()
+            .lines()
+            .any(|line| line.starts_with("flags") && line.contains(&format!(" {flag}")))
+    });
+    let taken = chosen(&fixture, &[("v3", level("v3"))]);
+    assert_eq!(taken.is_ok(), has_v3, "{taken:?}");
+}
+
+#[test]
+fn an_image_for_another_machine_is_refused_and_one_that_does_not_say_is_taken() {
+    let fixture = Fixture::new();
+    for (os, architecture, is_taken) in [
+        ("linux", common::ARCHITECTURE, true),
+        ("", "", true),
+        ("linux", "", true),
+        ("linux", "s390x", false),
+        ("windows", common::ARCHITECTURE, false),
+    ] {
+        let mut image = of("x");
+        image.config["os"] = json!(os);
+        image.config["architecture"] = json!(architecture);
+        for files in [image.oci("app"), image.docker(&["app"])] {
+            let result = fixture.store.import(&fixture.archive(&files), None);
+            assert_eq!(result.is_ok(), is_taken, "{os}/{architecture}");
+            if let Err(error) = result {
+                let text = common::chain(&error);
+                assert!(text.contains(&format!("is for {os}/{architecture}")), "{text}");
+                assert!(text.contains(&format!("this machine is linux/{}", common::ARCHITECTURE)), "{text}");
+            }
+        }
+    }
+}
+
 #[test]
 fn importing_twice_changes_nothing_and_unpacks_nothing() {
     let fixture = Fixture::new();

@@ -202,6 +202,99 @@ fn everything_is_bounded() {
     assert!(text.contains("more than 3 members"), "{text}");
 }
 
+/// An image whose configuration has `text` in the place of a list of environment variables.
+fn with_env(text: &str) -> Files {
+    let bytes = String::from_utf8(Image::new(Vec::new()).config_bytes()).unwrap().replace(r#"["PATH=/bin"]"#, text).into_bytes();
+    let mut files = Files::default();
+    let id = Digest::of(&bytes).hex().to_owned();
+    files.add(&id, bytes);
+    files.add("manifest.json", serde_json::to_vec(&json!([{"Config": id, "RepoTags": null, "Layers": null}])).unwrap());
+    files
+}
+
+#[test]
+fn lists_are_bounded_before_they_are_memory() {
+    let million = |entry: &str| format!("[{}{entry}]", format!("{entry},").repeat(1_000_000));
+    let text = chain(&refused(&with_env(&million("\"\""))));
+    assert!(text.contains("more than 4096 entries"), "{text}");
+    let text = chain(&refused(&with_env(&format!("[\"{}\"]", "x".repeat(3 << 20)))));
+    assert!(text.contains("more than 2097152 bytes of text"), "{text}");
+    for key in ["Entrypoint", "Cmd"] {
+        let image = Image::new(Vec::new()).with(key, json!(vec![""; 5000]));
+        let text = chain(&refused(&image.oci("app")));
+        assert!(text.contains("more than 4096 entries"), "{key}: {text}");
+    }
+    for key in ["Labels", "Volumes"] {
+        let map: serde_json::Map<_, _> =
+            (0..5000).map(|number| (number.to_string(), if key == "Labels" { json!("") } else { json!({}) })).collect();
+        let text = chain(&refused(&Image::new(Vec::new()).with(key, map.into()).oci("app")));
+        assert!(text.contains("more than 4096 entries"), "{key}: {text}");
+    }
+    let mut image = Image::new(Vec::new());
+    image.config["rootfs"]["diff_ids"] = json!(vec![image.id().to_string(); 5000]);
+    let text = chain(&refused(&image.oci("app")));
+    assert!(text.contains("more than 4096 entries"), "{text}");
+    let mut files = image.oci("app");
+    let descriptor = json!({"digest": image.id().to_string(), "size": 1});
+    files.index(vec![descriptor; 5000]);
+    let text = chain(&refused(&files));
+    assert!(text.contains("more than 4096 entries"), "{text}");
+    let mut files = image.docker(&[]);
+    files.add("manifest.json", format!(r#"[{{"Config":"c","RepoTags":{}}}]"#, million("\"\"")).into_bytes());
+    let text = chain(&refused(&files));
+    assert!(text.contains("more than 4096 entries"), "{text}");
+}
+
+#[test]
+fn errors_repeat_little_of_what_an_image_says_and_no_control_characters() {
+    let long = format!("\u{1b}[2Jstart{}end", "x".repeat(1 << 20));
+    let check = |what: &str, error: &Error| {
+        let text = chain(error);
+        assert!(text.len() < 1000, "{what}: {} bytes", text.len());
+        assert!(!text.contains(char::is_control), "{what}: {text:?}");
+        assert!(text.contains("start"), "{what}: {text}");
+        text
+    };
+    let image = image();
+    let mut files = Files::default();
+    let mut descriptor = image.add_blobs(&mut files);
+    let with_index = |descriptor: serde_json::Value| {
+        let mut files = files.clone();
+        files.index(vec![descriptor]);
+        files
+    };
+    let honest = descriptor.clone();
+    descriptor["mediaType"] = json!(long);
+    check("a media type", &refused(&with_index(descriptor)));
+    let mut descriptor = honest.clone();
+    descriptor["digest"] = json!(long);
+    let text = check("a digest", &refused(&with_index(descriptor)));
+    assert!(text.contains("is not a sha256 digest at line 1 column"), "{text}");
+    let mut descriptor = honest;
+    descriptor["size"] = json!(long);
+    let text = check("a size", &refused(&with_index(descriptor)));
+    assert!(text.contains("at line 1 column"), "{text}");
+    let mut files = image.oci("app");
+    files.add("oci-layout", serde_json::to_vec(&json!({"imageLayoutVersion": long})).unwrap());
+    check("a layout version", &refused(&files));
+    let mut files = image.docker(&[]);
+    for item in [json!({"Config": long}), json!({"Config": format!("{}.json", image.id().hex()), "Layers": [long]})] {
+        files.add("manifest.json", serde_json::to_vec(&json!([item])).unwrap());
+        check("an object's name", &refused(&files));
+    }
+    check("a configuration", &refused(&with_env(&serde_json::to_string(&long).unwrap())));
+    let mut other = Image::new(Vec::new());
+    other.config["architecture"] = json!(long);
+    check("an architecture", &refused(&other.oci("app")));
+    // Names in layers, which need not be UTF-8.
+    let name = [b"start\n\xff".as_slice(), &[b'n'; 1 << 19]].concat();
+    let layer = |records: &[(&str, &[u8])]| Image::new(vec![Layer::new().pax(records).hard_link("h", "t").finish()]).oci("app");
+    for key in ["path", "linkpath"] {
+        let text = check(key, &refused(&layer(&[(key, &name)])));
+        assert!(text.contains(r"start\n\xffnnn"), "{text}");
+    }
+}
+
 #[test]
 fn a_header_that_claims_gigabytes_costs_no_memory() {
     let mut header = tar::Header::new_gnu();

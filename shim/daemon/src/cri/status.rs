@@ -193,6 +193,7 @@ fn image_code(error: &ImageError) -> Code {
         | E::MediaType { .. }
         | E::NestedIndex { .. }
         | E::NoPlatform { .. }
+        | E::OtherPlatform { .. }
         | E::TooManyManifests { .. }
         | E::TooManyLayers { .. }
         | E::LayerCount { .. }

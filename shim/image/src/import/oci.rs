@@ -7,17 +7,18 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ARCHITECTURE, Blob, NamedLayers, OS, PlanOptions, PlannedImage, parse, planned_image, read_verified};
+use super::platform::{ARCHITECTURE, Fit, OS, Platform};
+use super::{Blob, NamedLayers, PlanOptions, PlannedImage, parse, planned_image, read_verified};
 use crate::Error;
 use crate::archive::{Object, Source};
+use crate::bounded::{List, Weigh};
 use crate::digest::Digest;
+use crate::excerpt::excerpt;
 use crate::reference::Reference;
 use crate::unpack::Limits;
 
 /// How many indexes may lead to a manifest.
 pub(crate) const INDEX_DEPTH_MAX: usize = 4;
-const IMAGE_NAME: &str = "io.containerd.image.name";
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 const INDEX_TYPES: [&str; 2] = ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 const MANIFEST_TYPES: [&str; 2] = ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
@@ -41,9 +42,9 @@ struct Layout {
 /// An index or a manifest; which of the two is decided by what it has.
 #[derive(Deserialize)]
 struct Document {
-    manifests: Option<Vec<Descriptor>>,
+    manifests: Option<List<Descriptor>>,
     config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
+    layers: Option<List<Descriptor>>,
 }
 
 /// What a document says of another one, or of a blob.
@@ -55,15 +56,18 @@ pub(crate) struct Descriptor {
     size: u64,
     platform: Option<Platform>,
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
 }
 
+impl Weigh for Descriptor {}
+
+/// Those that name an image.
 #[derive(Deserialize, Clone)]
-pub(crate) struct Platform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
+struct Annotations {
+    #[serde(rename = "io.containerd.image.name", default)]
+    image_name: Option<String>,
+    #[serde(rename = "org.opencontainers.image.ref.name", default)]
+    ref_name: Option<String>,
 }
 
 /// A document, by what it has.
@@ -81,15 +85,19 @@ impl Descriptor {
         format!("blobs/sha256/{}", self.digest.hex())
     }
 
-    /// Whether it may be for this machine: it says so, or does not say.
-    fn fits(&self) -> bool {
-        self.platform.as_ref().is_none_or(|platform| platform.os == OS && platform.architecture == ARCHITECTURE)
+    /// How well it fits this machine; `None` if it is for another.
+    fn fit(&self) -> Option<Fit> {
+        self.platform.as_ref().map_or(Some(Fit::UNSAID), Platform::fit)
+    }
+
+    fn name(&self) -> Option<&str> {
+        let annotations = self.annotations.as_ref()?;
+        let image_name = annotations.image_name.as_deref().filter(|name| !name.is_empty());
+        image_name.or_else(|| annotations.ref_name.as_deref().filter(|name| name.contains(['/', ':'])))
     }
 
     fn names(&self, options: &PlanOptions<'_>) -> Result<Vec<Reference>, Error> {
-        let annotation = |key| self.annotations.as_ref().and_then(|all| all.get(key)).filter(|name| !name.is_empty());
-        let name = annotation(IMAGE_NAME).or_else(|| annotation(REF_NAME).filter(|name| name.contains(['/', ':'])));
-        name.map(|name| Reference::parse(name, options.default_registry).map_err(Error::from)).into_iter().collect()
+        self.name().map(|name| Reference::parse(name, options.default_registry).map_err(Error::from)).into_iter().collect()
     }
 }
 
@@ -97,15 +105,15 @@ pub(super) fn plan(source: &Source, index: Object, options: &PlanOptions<'_>) ->
     if let Some(layout) = source.object("oci-layout")? {
         let layout: Layout = parse("oci-layout", &layout.read(options.limits.document_bytes)?)?;
         if !layout.version.starts_with("1.") {
-            return Err(Error::LayoutVersion { version: layout.version });
+            return Err(Error::LayoutVersion { version: excerpt(layout.version) });
         }
     }
     let object = index.name.clone();
     let bytes = index.read(options.limits.document_bytes)?;
     let Content::Index(descriptors) = content(&object, &bytes, options.limits)? else {
-        return Err(Error::MediaType { object, media_type: MANIFEST_TYPES[0].to_owned() });
+        return Err(unsupported(object, MANIFEST_TYPES[0]));
     };
-    let fitting: Vec<&Descriptor> = descriptors.iter().filter(|descriptor| descriptor.fits()).collect();
+    let fitting = best_of_each_name(&descriptors);
     if fitting.is_empty() {
         return Err(no_platform(object));
     }
@@ -123,6 +131,21 @@ pub(super) fn plan(source: &Source, index: Object, options: &PlanOptions<'_>) ->
     Ok(images)
 }
 
+/// Every image of an archive, but of those that differ in nothing but how well they fit, the best.
+fn best_of_each_name(descriptors: &[Descriptor]) -> Vec<&Descriptor> {
+    let mut best: BTreeMap<Option<&str>, Fit> = BTreeMap::new();
+    let fitting: Vec<_> = descriptors.iter().filter_map(|descriptor| Some((descriptor, descriptor.fit()?))).collect();
+    for (descriptor, fit) in &fitting {
+        let known = best.entry(descriptor.name()).or_insert(*fit);
+        *known = (*known).min(*fit);
+    }
+    let is_best = |descriptor: &Descriptor, fit: Fit| {
+        let has_no_rival = descriptor.name().is_none() && fit == Fit::UNSAID;
+        has_no_rival || best.get(&descriptor.name()).is_none_or(|best| fit <= *best)
+    };
+    fitting.into_iter().filter(|(descriptor, fit)| is_best(descriptor, *fit)).map(|(descriptor, _)| descriptor).collect()
+}
+
 /// Follows a descriptor, through indexes, to the manifest for this machine.
 fn image(source: &Source, target: &Descriptor, options: &PlanOptions<'_>) -> Result<PlannedImage, Error> {
     let mut descriptor = target.clone();
@@ -130,7 +153,7 @@ fn image(source: &Source, target: &Descriptor, options: &PlanOptions<'_>) -> Res
         let object = descriptor.object();
         let known = INDEX_TYPES.iter().chain(&MANIFEST_TYPES).any(|known| *known == descriptor.media_type);
         if !known && !descriptor.media_type.is_empty() {
-            return Err(Error::MediaType { object, media_type: descriptor.media_type });
+            return Err(unsupported(object, &descriptor.media_type));
         }
         let bytes = read_verified(source.required(&object)?, &descriptor.blob(), options.limits)?;
         match content(&object, &bytes, options.limits)? {
@@ -157,22 +180,23 @@ fn manifest_image(source: &Source, config: &Descriptor, layers: &[Descriptor], o
 /// The configuration and the layers that a manifest names, if they are an image's.
 pub(crate) fn manifest_parts(config: &Descriptor, layers: &[Descriptor], limits: &Limits) -> Result<(Blob, NamedLayers), Error> {
     if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
-        return Err(Error::MediaType { object: config.object(), media_type: config.media_type.clone() });
+        return Err(unsupported(config.object(), &config.media_type));
     }
     if layers.len() > limits.layers {
         return Err(Error::TooManyLayers { id: config.digest.clone(), layers: layers.len(), limit: limits.layers });
     }
     let layer = |layer: &Descriptor| match is_layer_type(&layer.media_type) {
         true => Ok((layer.object(), Some(layer.blob()))),
-        false => Err(Error::MediaType { object: layer.object(), media_type: layer.media_type.clone() }),
+        false => Err(unsupported(layer.object(), &layer.media_type)),
     };
     let layers = layers.iter().map(layer).collect::<Result<_, _>>()?;
     Ok((config.blob(), layers))
 }
 
-/// The first manifest of an index that may be for this machine.
+/// The manifest of an index that fits this machine best; of several that do alike, the first.
 pub(crate) fn for_this_machine(manifests: Vec<Descriptor>, object: String) -> Result<Descriptor, Error> {
-    manifests.into_iter().find(Descriptor::fits).ok_or_else(|| no_platform(object))
+    let fitting = manifests.into_iter().filter_map(|manifest| Some((manifest.fit()?, manifest)));
+    fitting.min_by_key(|(fit, _)| *fit).map(|(_, manifest)| manifest).ok_or_else(|| no_platform(object))
 }
 
 /// The media types of what a name may point to, for an `Accept` header.
@@ -184,15 +208,15 @@ pub(crate) fn accepted_manifests() -> String {
 pub(crate) fn content(object: &str, bytes: &[u8], limits: &Limits) -> Result<Content, Error> {
     let document: Document = parse(object, bytes)?;
     match (document.manifests, document.config, document.layers) {
-        (Some(manifests), None, None) => {
+        (Some(List(manifests)), None, None) => {
             if manifests.len() > limits.manifests {
                 return Err(Error::TooManyManifests { object: object.to_owned(), limit: limits.manifests });
             }
             Ok(Content::Index(manifests))
         }
-        (None, Some(config), layers) => Ok(Content::Manifest { config, layers: layers.unwrap_or_default() }),
+        (None, Some(config), layers) => Ok(Content::Manifest { config, layers: layers.unwrap_or_default().0 }),
         (Some(_), _, _) => Err(Error::AmbiguousDocument { object: object.to_owned() }),
-        (None, None, _) => Err(Error::MediaType { object: object.to_owned(), media_type: String::new() }),
+        (None, None, _) => Err(unsupported(object.to_owned(), "")),
     }
 }
 
@@ -200,6 +224,10 @@ fn is_layer_type(media_type: &str) -> bool {
     LAYER_TYPES
         .iter()
         .any(|base| media_type.strip_prefix(base).is_some_and(|rest| matches!(rest, "" | "+gzip" | "+zstd" | ".gzip" | ".zstd")))
+}
+
+fn unsupported(object: String, media_type: &str) -> Error {
+    Error::MediaType { object, media_type: excerpt(media_type) }
 }
 
 fn no_platform(object: String) -> Error {

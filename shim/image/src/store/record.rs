@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::bounded::{Entries, List};
 use crate::digest::Digest;
 use crate::tree::Usage;
 
@@ -86,25 +87,25 @@ struct ProcessDocument {
     #[serde(deserialize_with = "null_as_default")]
     user: String,
     #[serde(deserialize_with = "null_as_default")]
-    env: Vec<String>,
+    env: List<String>,
     #[serde(deserialize_with = "null_as_default")]
-    entrypoint: Vec<String>,
+    entrypoint: List<String>,
     #[serde(deserialize_with = "null_as_default")]
-    cmd: Vec<String>,
+    cmd: List<String>,
     #[serde(deserialize_with = "null_as_default")]
     working_dir: String,
     #[serde(deserialize_with = "null_as_default")]
-    labels: BTreeMap<String, String>,
+    labels: Entries<String>,
     #[serde(deserialize_with = "null_as_default")]
     stop_signal: String,
     #[serde(deserialize_with = "null_as_default")]
-    volumes: BTreeMap<String, serde::de::IgnoredAny>,
+    volumes: Entries<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
 struct RootFsDocument {
     #[serde(default, deserialize_with = "null_as_default")]
-    diff_ids: Vec<Digest>,
+    diff_ids: List<Digest>,
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
@@ -121,15 +122,15 @@ impl ImageConfig {
             architecture: document.architecture,
             created: document.created,
             user: process.user,
-            env: process.env,
-            entrypoint: process.entrypoint,
-            cmd: process.cmd,
+            env: process.env.0,
+            entrypoint: process.entrypoint.0,
+            cmd: process.cmd.0,
             working_dir: process.working_dir,
-            labels: process.labels,
+            labels: process.labels.0,
             stop_signal: process.stop_signal,
-            volumes: process.volumes.into_keys().collect(),
+            volumes: process.volumes.0.into_keys().collect(),
         };
-        Ok((config, document.rootfs.diff_ids))
+        Ok((config, document.rootfs.diff_ids.0))
     }
 }
 

@@ -181,7 +181,7 @@ impl Site<'_> {
             _ => (FileType::Fifo, 0),
         };
         if kind == FileType::CharacterDevice && device == 0 {
-            return Err(UnpackError::WhiteoutDevice { entry: self.path.lossy() });
+            return Err(UnpackError::WhiteoutDevice { entry: self.path.excerpt() });
         }
         self.replacing("make the node", || mknodat(self.directory, self.name, kind, Mode::empty(), device))?;
         attributes::apply_at(self.directory, self.name, entry, self.path)
@@ -204,6 +204,6 @@ impl Site<'_> {
     }
 
     fn remove(&self) -> Result<(), UnpackError> {
-        tree::remove(self.scratch, self.directory, self.name).map_err(|source| UnpackError::Replace { entry: self.path.lossy(), source })
+        tree::remove(self.scratch, self.directory, self.name).map_err(|source| UnpackError::Replace { entry: self.path.excerpt(), source })
     }
 }

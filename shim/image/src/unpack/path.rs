@@ -1,6 +1,7 @@
 //! Names of layer entries: taken apart into components, and told apart from the markers that mean deletion.
 
 use super::UnpackError;
+use crate::excerpt::excerpt;
 
 const COMPONENT_LEN_MAX: usize = 255;
 const PATH_LEN_MAX: usize = 4095;
@@ -44,7 +45,7 @@ impl<'a> Name<'a> {
 impl EntryPath {
     /// Normalises a name from a tar header. A leading slash means the layer's root.
     pub(super) fn parse(raw: &[u8]) -> Result<Self, UnpackError> {
-        let refused = |reason| UnpackError::Name { entry: lossy(raw), reason };
+        let refused = |reason| UnpackError::Name { entry: excerpt(raw), reason };
         if raw.len() > PATH_LEN_MAX {
             return Err(refused("longer than 4095 bytes"));
         }
@@ -79,19 +80,16 @@ impl EntryPath {
     }
 
     pub(super) fn refused(&self, reason: &'static str) -> UnpackError {
-        UnpackError::Name { entry: lossy(&self.text), reason }
+        UnpackError::Name { entry: excerpt(&self.text), reason }
     }
 
     /// A system call on this entry failed.
     pub(super) fn failed(&self, step: &'static str, source: rustix::io::Errno) -> UnpackError {
-        UnpackError::Entry { entry: self.lossy(), step, source }
+        UnpackError::Entry { entry: self.excerpt(), step, source }
     }
 
-    pub(super) fn lossy(&self) -> String {
-        lossy(&self.text)
+    /// For messages.
+    pub(super) fn excerpt(&self) -> String {
+        excerpt(&self.text)
     }
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
