@@ -14,6 +14,7 @@ const TEXT_LEN_MAX: usize = NAME_LEN_MAX + 1 + TAG_LEN_MAX + 1 + 160;
 const TAG_LEN_MAX: usize = 128;
 const DEFAULT_TAG: &str = "latest";
 const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_BEFORE: &str = "index.docker.io";
 
 /// A normalised image name: registry, repository, and a tag or a digest or both.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -199,22 +200,29 @@ fn split_tag<'a>(text: &str, rest: &'a str) -> Result<(&'a str, Option<&'a str>)
 }
 
 fn split_registry<'a>(text: &str, rest: &'a str, default_registry: &'a str) -> Result<(&'a str, &'a str), ReferenceError> {
-    let Some((first, repository)) = rest.split_once('/') else {
-        return Ok((default_registry, rest));
+    let (registry, repository) = match rest.split_once('/') {
+        Some((first, repository)) if is_meant_as_registry(first) => (first, repository),
+        _ => (default_registry, rest),
     };
-    let names_registry = first == "localhost" || first.contains(['.', ':', '[']) || first.bytes().any(|b| b.is_ascii_uppercase());
-    if !names_registry {
-        return Ok((default_registry, rest));
-    }
-    if !is_registry(first) {
-        return Err(ReferenceError::Registry { name: text.to_owned(), registry: first.to_owned() });
+    if !is_host(registry) {
+        return Err(ReferenceError::Registry { name: text.to_owned(), registry: registry.to_owned() });
     }
     // Docker Hub's former name still appears in old archives.
-    let registry = if first == "index.docker.io" { DOCKER_HUB } else { first };
-    Ok((registry, repository))
+    Ok((if registry == DOCKER_HUB_BEFORE { DOCKER_HUB } else { registry }, repository))
 }
 
-fn is_registry(text: &str) -> bool {
+/// Whether `text` can be the registry of names that have none: `host` or `host:port`, and such that a name on it is read as one
+/// again, so with a `.`, a `:`, or `localhost`.
+#[must_use]
+pub fn is_registry(text: &str) -> bool {
+    is_meant_as_registry(text) && is_host(text)
+}
+
+fn is_meant_as_registry(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':', '[']) || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, "")) => (address, None),

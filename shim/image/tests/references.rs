@@ -1,6 +1,7 @@
 //! Names mean what they mean to Docker, and what is not a name is refused with the part at fault.
 #![allow(clippy::unwrap_used)]
 
+use podbox_image::reference::is_registry;
 use podbox_image::{Reference, ReferenceError};
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -46,6 +47,23 @@ fn digests_stand_beside_or_instead_of_tags() {
 fn another_default_registry_has_no_library() {
     let reference = Reference::parse("app", "registry.test:5000").unwrap();
     assert_eq!(reference.to_string(), "registry.test:5000/app:latest");
+}
+
+#[test]
+fn a_default_registry_is_one_that_names_on_it_show() {
+    let hub = Reference::parse("app", "index.docker.io").unwrap();
+    assert_eq!(hub.to_string(), "docker.io/library/app:latest", "by its former name, too");
+    for text in ["docker.io", "index.docker.io", "localhost", "registry.test:5000", "node:80", "[::1]:5000", "127.0.0.1"] {
+        assert!(is_registry(text), "{text}");
+        let name = Reference::parse("team/app", text).unwrap().to_string();
+        assert_eq!(Reference::parse(&name, "elsewhere.test").unwrap().to_string(), name);
+    }
+    for text in
+        ["", "registry", "a:b:c", "host:port", "host.test:99999", "-host.test", "host..test", "[::1", "host.test/path", "host.test "]
+    {
+        assert!(!is_registry(text), "{text}");
+    }
+    assert!(matches!(Reference::parse("app", "a:b:c"), Err(ReferenceError::Registry { .. })));
 }
 
 #[test]
