@@ -273,6 +273,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The folders that an image's layers share could not be looked at or made.
+    #[error("make the folders of image {image}")]
+    Folders {
+        /// The image.
+        image: Digest,
+        /// Why.
+        source: io::Error,
+    },
     /// What was unpacked could not be written to disk for good.
     #[error("write unpacked layers to disk")]
     Sync {

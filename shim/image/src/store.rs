@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! images/<hex of the image ID>.json   an image: names, configuration (see record)
-//! layers/<hex of the diff ID>/fs      an unpacked layer, an overlayfs lower directory; layer.json beside it
+//! layers/<hex of the diff ID>/fs      an unpacked layer, an overlayfs lower directory; layer.json beside it, and implied.json (see
+//!                                     folders, which makes layers of its own too, named by a digest of what is in them)
 //! containers/<container ID>/fs, work  a container's upper and work directory; snapshot.json beside them
 //! tmp/                                work in progress; everything here may be deleted when nobody holds tmp.lock
 //! empty/                              the lower directory of an image without layers
@@ -18,6 +19,7 @@
 //!
 //! Images come by [`ImageStore::import`] or from a registry ([`crate::Puller`]); layers of both go the same way.
 
+mod folders;
 mod index;
 mod layers;
 mod lock;
@@ -287,11 +289,12 @@ impl ImageStore {
 
     /// Writes the record of an image whose layers are in place, and takes its names from other images.
     fn record(&self, image: PlannedImage) -> Result<Arc<ImageRecord>, Error> {
+        let folders = self.make_folders(&image)?;
         let lock = Lock::exclusive(&self.root, IMAGES)?;
         let id = image.id.clone();
         // The lock keeps others from writing; who looks something up does not wait for the disk.
         let others: Vec<Arc<ImageRecord>> = self.index_locked(&lock)?.images().cloned().collect();
-        let (record, file) = self.new_record(image, others.iter().find(|other| other.id == id))?;
+        let (record, file) = self.new_record(image, folders, others.iter().find(|other| other.id == id))?;
         let is_loser = |other: &Arc<ImageRecord>| other.id != id && other.repo_tags.iter().any(|tag| record.repo_tags.contains(tag));
         let losers: Vec<_> = others.into_iter().filter(is_loser).collect();
         self.write_record(&id, &file)?;
@@ -306,7 +309,12 @@ impl ImageStore {
         self.index_locked(&lock)?.by_id(&id).cloned().ok_or_else(|| Error::WriteRecord { id, source: io::ErrorKind::NotFound.into() })
     }
 
-    fn new_record(&self, image: PlannedImage, known: Option<&Arc<ImageRecord>>) -> Result<(ImageRecord, ImageFile), Error> {
+    fn new_record(
+        &self,
+        image: PlannedImage,
+        folders: Option<Digest>,
+        known: Option<&Arc<ImageRecord>>,
+    ) -> Result<(ImageRecord, ImageFile), Error> {
         let mut repo_tags = known.map(|known| known.repo_tags.clone()).unwrap_or_default();
         let mut repo_digests = known.map(|known| known.repo_digests.clone()).unwrap_or_default();
         for name in &image.names {
@@ -329,6 +337,7 @@ impl ImageStore {
             manifest_digest: image.manifest_digest.or_else(|| known.and_then(|known| known.manifest_digest.clone())),
             size_bytes,
             layers: diff_ids,
+            folders,
             config: image.config,
             named_at_unix_nanos: u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX),
         };

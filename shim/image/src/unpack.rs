@@ -9,10 +9,11 @@
 //! - `.wh.NAME` becomes overlayfs's whiteout and `.wh..wh..opq` its opaque mark (OCI image specification, "Whiteouts");
 //!   both hide what lower layers hold, never what this layer holds. The image cannot make either by other means.
 //! - Ownership, then mode, then extended attributes, then times: each of the former would undo the latter.
-//! - Layers do not know each other: a missing parent is created with mode 0755, owned by root.
+//! - Layers do not know each other: a missing parent is created with mode 0755, owned by root, and listed (see implied).
 
-mod attributes;
+pub(crate) mod attributes;
 mod create;
+mod implied;
 mod parent;
 mod path;
 
@@ -111,12 +112,14 @@ pub enum UnpackError {
 }
 
 /// What unpacking found out about a layer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Unpacked {
     /// The stream said how its root directory looks.
     pub(crate) has_root_entry: bool,
     /// Its root directory hides everything below. overlayfs ignores the mark on a root, so the mounter must act on it.
     pub(crate) has_opaque_root: bool,
+    /// Folders that the stream had no entry for, in the order of their names.
+    pub(crate) implied: Vec<String>,
 }
 
 /// Unpacks `stream` into the empty directory `root`. `scratch` is a directory on the same file system for removals.
@@ -130,7 +133,7 @@ pub(crate) fn unpack<R: Skip>(
         scratch,
         cursor: ParentCursor::new(root),
         buffer: vec![0; create::COPY_BUFFER_LEN],
-        unpacked: Unpacked { has_root_entry: false, has_opaque_root: false },
+        unpacked: Unpacked { has_root_entry: false, has_opaque_root: false, implied: Vec::new() },
     };
     let (mut entries, mut bytes) = (0u64, 0u64);
     while let Some(entry) = stream.next_entry()? {
@@ -160,6 +163,7 @@ pub(crate) fn unpack<R: Skip>(
         }
     }
     layer.cursor.leave();
+    layer.unpacked.implied = layer.cursor.implied();
     Ok(layer.unpacked)
 }
 

@@ -172,6 +172,7 @@ fn image_code(error: &ImageError) -> Code {
         | E::CopySource { source, .. }
         | E::ReadObject { source, .. }
         | E::StoreLayer { source, .. }
+        | E::Folders { source, .. }
         | E::Sync { source }
         | E::CollectLayers { source }
         | E::Usage { source, .. }

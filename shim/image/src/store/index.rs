@@ -144,7 +144,7 @@ pub(super) fn check(path: &Path, id: &Digest, layers: &Path) -> io::Result<Image
     if record.id != *id {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a record under another image's name"));
     }
-    for layer in &record.layers {
+    for layer in record.stack() {
         std::fs::metadata(layers.join(layer.hex()).join(super::LAYER_RECORD))?;
     }
     Ok(record)

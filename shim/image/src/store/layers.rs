@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
 use rustix::io::Errno;
 
+use super::folders::IMPLIED_RECORD;
 use super::lock::{LAYERS, Lock, TMP};
 use super::record::{LayerFile, SnapshotFile, write_json};
 use super::{ImageStore, LAYER_RECORD, SNAPSHOT_RECORD, UPPER};
@@ -122,6 +123,9 @@ pub(super) fn unpack_layer<R: Read>(
     let usage = tree::usage(root.as_fd()).map_err(failed)?;
     let record = LayerFile::new(diff_id.clone(), usage, unpacked.has_root_entry, unpacked.has_opaque_root);
     write_json(&staging.join(LAYER_RECORD), &record).map_err(failed)?;
+    if !unpacked.implied.is_empty() {
+        write_json(&staging.join(IMPLIED_RECORD), &unpacked.implied).map_err(failed)?;
+    }
     Ok(usage)
 }
 
@@ -172,7 +176,7 @@ impl ImageStore {
     pub(crate) fn collect_layers(&self) -> Result<(), Error> {
         let _tmp = Lock::shared(self.root(), TMP)?;
         let layers = Lock::exclusive(self.root(), LAYERS)?;
-        let used_by_images: HashSet<Digest> = self.list()?.iter().flat_map(|image| image.layers.iter().cloned()).collect();
+        let used_by_images: HashSet<Digest> = self.list()?.iter().flat_map(|image| image.stack().cloned().collect::<Vec<_>>()).collect();
         let failed = |source| Error::CollectLayers { source };
         let Some(used_by_snapshots) = self.layers_of_snapshots()? else {
             return Ok(());

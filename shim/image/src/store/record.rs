@@ -35,10 +35,19 @@ pub struct ImageRecord {
     pub size_bytes: u64,
     /// Diff IDs, lowest layer first.
     pub layers: Vec<Digest>,
+    /// A layer of folders alone that goes on top of the others, if the image needs one.
+    pub(crate) folders: Option<Digest>,
     /// What containers of this image inherit.
     pub config: ImageConfig,
     /// When the record last gained a name, in nanoseconds since the epoch; the later of two claims to a name counts.
     pub(crate) named_at_unix_nanos: u64,
+}
+
+impl ImageRecord {
+    /// What containers stand on, lowest first: the layers, and the folders above them.
+    pub(crate) fn stack(&self) -> impl Iterator<Item = &Digest> {
+        self.layers.iter().chain(&self.folders)
+    }
 }
 
 /// The part of an image configuration that a runtime acts on (OCI image specification, "Image Configuration").
@@ -143,6 +152,8 @@ pub(super) struct ImageFile {
     pub(super) repo_digests: Vec<String>,
     pub(super) manifest_digest: Option<Digest>,
     pub(super) size_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) folders: Option<Digest>,
     pub(super) named_at_unix_nanos: u64,
     /// The configuration as it came.
     pub(super) config: String,
@@ -157,6 +168,7 @@ impl ImageFile {
             repo_digests: record.repo_digests.clone(),
             manifest_digest: record.manifest_digest.clone(),
             size_bytes: record.size_bytes,
+            folders: record.folders.clone(),
             named_at_unix_nanos: record.named_at_unix_nanos,
             config,
         }
@@ -179,6 +191,7 @@ impl ImageFile {
             manifest_digest: self.manifest_digest,
             size_bytes: self.size_bytes,
             layers,
+            folders: self.folders,
             config,
             named_at_unix_nanos: self.named_at_unix_nanos,
         })
@@ -216,7 +229,7 @@ impl LayerFile {
 pub(super) struct SnapshotFile {
     version: u32,
     pub(super) image: Digest,
-    /// Diff IDs, lowest layer first.
+    /// The image's stack, lowest layer first.
     pub(super) layers: Vec<Digest>,
     /// Images that the container mounts beside its own, in the order asked for.
     #[serde(default)]
@@ -227,15 +240,15 @@ pub(super) struct SnapshotFile {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct VolumeImage {
     pub(super) image: Digest,
-    /// Diff IDs, lowest layer first.
+    /// The image's stack, lowest layer first.
     pub(super) layers: Vec<Digest>,
 }
 
 impl SnapshotFile {
     pub(super) fn new(image: &ImageRecord, volumes: &[Arc<ImageRecord>]) -> Self {
-        let volume = |image: &Arc<ImageRecord>| VolumeImage { image: image.id.clone(), layers: image.layers.clone() };
-        let volumes = volumes.iter().map(volume).collect();
-        Self { version: VERSION, image: image.id.clone(), layers: image.layers.clone(), volumes }
+        let stack = |image: &ImageRecord| image.stack().cloned().collect();
+        let volume = |image: &Arc<ImageRecord>| VolumeImage { image: image.id.clone(), layers: stack(image) };
+        Self { version: VERSION, image: image.id.clone(), layers: stack(image), volumes: volumes.iter().map(volume).collect() }
     }
 
     /// The images that it keeps layers of.

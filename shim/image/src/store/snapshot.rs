@@ -65,7 +65,7 @@ impl ImageStore {
         let _layers = Lock::shared(self.root(), LAYERS)?;
         let failed = |source| Error::CreateSnapshot { container_id: container_id.to_owned(), source };
         let record = SnapshotFile::new(image, volumes);
-        let (snapshot, root_like) = self.stands_on(&place, &record)?;
+        let (mut snapshot, root_like) = self.stands_on(&place, &record)?;
         let staging = self.make_tmp("snapshot").map_err(failed)?;
         let result =
             fill(&staging, &record, &root_like).and_then(|()| Ok(renameat_with(CWD, &staging, CWD, &place, RenameFlags::NOREPLACE)?));
@@ -75,9 +75,11 @@ impl ImageStore {
                 return Err(failed(error));
             }
             let there = SnapshotFile::read(&place.join(SNAPSHOT_RECORD)).map_err(failed)?;
-            if there != record {
+            if !there.images().eq(record.images()) {
                 return Err(Error::SnapshotExists { container_id: container_id.to_owned() });
             }
+            // What it stands on is kept for it, whatever the images have come to stand on since.
+            (snapshot, _) = self.stands_on(&place, &there)?;
         }
         Ok(snapshot)
     }

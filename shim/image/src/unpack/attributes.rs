@@ -49,7 +49,7 @@ fn owner(entry: &Entry, path: &EntryPath) -> Result<(Uid, Gid), UnpackError> {
 
 /// Which attributes an image may bring: capabilities, access lists, and users' own. The rest is the host's affair:
 /// `trusted.*` steers overlayfs itself, `security.selinux` belongs to the host's policy.
-fn is_for_images(name: &[u8]) -> bool {
+pub(crate) fn is_for_images(name: &[u8]) -> bool {
     match name {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
         _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),

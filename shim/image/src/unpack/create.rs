@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, ftruncate, linkat, makedev, mkdirat, mknodat, openat, seek, statat, symlinkat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, fstat, ftruncate, linkat, makedev, mkdirat, mknodat, openat, seek, statat, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -36,7 +36,11 @@ impl Layer<'_> {
         let directory = self.cursor.enter(parent, path)?;
         let site = Site { directory, name, path, scratch: self.scratch };
         match entry.kind {
-            EntryKind::Directory => site.make_directory(entry),
+            EntryKind::Directory => {
+                let inode = site.make_directory(entry)?;
+                self.cursor.described(inode);
+                Ok(())
+            }
             EntryKind::Regular => site.write_file(stream, entry, &mut self.buffer),
             EntryKind::HardLink => {
                 let (target_directory, target) = link_target.expect("opened above for hard links");
@@ -94,7 +98,8 @@ struct Site<'a> {
 }
 
 impl Site<'_> {
-    fn make_directory(&self, entry: &Entry) -> Result<(), UnpackError> {
+    /// Tells its inode.
+    fn make_directory(&self, entry: &Entry) -> Result<u64, UnpackError> {
         let make = || mkdirat(self.directory, self.name, Mode::RWXU);
         let mut opaque = false;
         match make() {
@@ -113,7 +118,8 @@ impl Site<'_> {
         if opaque {
             make_opaque(&directory).map_err(|errno| self.path.failed("make the directory opaque", errno))?;
         }
-        attributes::apply(directory.as_fd(), entry, self.path)
+        attributes::apply(directory.as_fd(), entry, self.path)?;
+        fstat(&directory).map(|stat| stat.st_ino).map_err(|errno| self.path.failed("stat the directory", errno))
     }
 
     fn write_file<R: Skip>(&self, stream: &mut TarStream<R>, entry: &Entry, buffer: &mut [u8]) -> Result<(), UnpackError> {

@@ -14,6 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::implied::Implied;
 use super::path::EntryPath;
 use super::{UnpackError, times};
 use crate::tree::open_child;
@@ -26,6 +27,7 @@ const RESOLVE_ATTEMPTS_MAX: usize = 100;
 pub(super) struct ParentCursor<'a> {
     root: BorrowedFd<'a>,
     current: Option<Current>,
+    implied: Implied,
 }
 
 struct Current {
@@ -36,7 +38,7 @@ struct Current {
 
 impl<'a> ParentCursor<'a> {
     pub(super) fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root, current: None }
+        Self { root, current: None, implied: Implied::default() }
     }
 
     /// The directory at `parent` below the root, created with all that is missing on the way.
@@ -44,7 +46,7 @@ impl<'a> ParentCursor<'a> {
         if self.current.as_ref().is_none_or(|current| current.path != parent) {
             self.leave();
             let directory = match open_below(self.root, parent) {
-                Err(Errno::NOENT | Errno::NOTDIR) => create_below(self.root, parent, entry)?,
+                Err(Errno::NOENT | Errno::NOTDIR) => create_below(self.root, parent, entry, &mut self.implied)?,
                 result => result.map_err(|errno| entry.failed("open its parent directory", errno))?,
             };
             let before = fstat(&directory).map_err(|errno| entry.failed("stat its parent directory", errno))?;
@@ -59,6 +61,17 @@ impl<'a> ParentCursor<'a> {
         if let Some(current) = self.current.take() {
             restore_times(current.directory.as_fd(), &current.before);
         }
+    }
+
+    /// A directory has an entry of its own.
+    pub(super) fn described(&mut self, inode: u64) {
+        self.implied.described(inode);
+    }
+
+    /// The directories made here that no entry described.
+    pub(super) fn implied(self) -> Vec<String> {
+        let inode_of = |path: &str| open_below(self.root, path.as_bytes()).and_then(fstat).map(|stat| stat.st_ino).ok();
+        self.implied.finish(inode_of)
     }
 
     /// Opens an existing directory below the root without making it the current one.
@@ -91,21 +104,31 @@ fn open_below(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> 
 }
 
 /// Walks down one component at a time and makes what is missing.
-fn create_below(root: BorrowedFd<'_>, path: &[u8], entry: &EntryPath) -> Result<OwnedFd, UnpackError> {
+fn create_below(root: BorrowedFd<'_>, path: &[u8], entry: &EntryPath, implied: &mut Implied) -> Result<OwnedFd, UnpackError> {
     let mut directory = open_below(root, b"").map_err(|errno| entry.failed("open the layer's root", errno))?;
     let mut end = 0;
+    let mut is_straight = true;
+    let mut make = |directory: &OwnedFd, name: &OsStr, over_whiteout: bool, straight: Option<&[u8]>| {
+        let made = make_implied(directory, name, over_whiteout, entry)?;
+        if let (Some(path), Ok(stat)) = (straight, fstat(&made)) {
+            implied.add(stat.st_ino, path);
+        }
+        Ok::<_, UnpackError>(made)
+    };
     for component in path.split(|&b| b == b'/') {
         end += component.len();
         let name = OsStr::from_bytes(component);
+        let straight = is_straight.then_some(&path[..end]);
         directory = match open_child(&directory, name) {
             Ok(child) => child,
-            Err(Errno::NOENT) => make_implied(&directory, name, false, entry)?,
+            Err(Errno::NOENT) => make(&directory, name, false, straight)?,
             Err(Errno::LOOP | Errno::NOTDIR) => {
                 let stat =
                     statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| entry.failed("stat a parent directory", errno))?;
                 if is_whiteout(&stat) {
-                    make_implied(&directory, name, true, entry)?
+                    make(&directory, name, true, straight)?
                 } else {
+                    is_straight = false;
                     open_below(root, &path[..end]).map_err(|errno| entry.failed("follow a symbolic link among its parents", errno))?
                 }
             }
