@@ -139,7 +139,7 @@ impl Puller {
     /// [`Puller::new`] that tells `observe` what its pulls are doing.
     #[must_use]
     pub fn observed(store: Arc<ImageStore>, options: PullOptions, observe: Observer) -> Self {
-        let transport = Transport::new(options.patience);
+        let transport = Transport::new(options.patience, options.hosts_dir.clone());
         let (images, layers) = (Flights::default(), Flights::default());
         let context = Context { store, options, transport, rooms: Mutex::default(), images, layers, staged: Mutex::default(), observe };
         Self { context: Arc::new(context) }

@@ -13,6 +13,8 @@
 //!
 //! - Credentials go to the registry that they are for and to the token server it names, over TLS unless that registry is asked in
 //!   plain HTTP itself. They follow no redirect to another origin, and mirrors get their own or none.
+//! - What `hosts.toml` says of TLS holds for the host it is written for. Another origin that a registry sends us to, for a blob or a
+//!   token, is spoken to by its own folder's settings, or by none, and is shown no certificate of ours.
 //! - Plain HTTP is spoken where `hosts.toml` says so, and to loopback addresses for which there is no `hosts.toml` (their port
 //!   being other than 443). A redirect never leads from HTTPS to plain HTTP.
 //! - No URL of a redirect or token server is in any error: their queries are secrets.
@@ -66,6 +68,12 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
         Some((name, port)) if is_name(name) && is_port(port) => (name, Some(port)),
         _ => (host, None),
     }
+}
+
+/// `host` or `host:port` of an address.
+fn host_of(url: &reqwest::Url) -> String {
+    let name = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"))
 }
 
 /// Whether a host without its port is this machine.

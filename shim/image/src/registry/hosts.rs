@@ -19,12 +19,13 @@
 //!
 //! All keys but `host` may stand at the top, too, and are the registry's own then. A folder without the file may hold what docker reads:
 //! `*.crt`, authorities, and `NAME.cert` with `NAME.key`. Paths are relative to the folder. Unlike containerd, podbox refuses keys that
-//! it does not know.
+//! it does not know, and unlike there, what a file says of TLS does not hold for other hosts that a registry sends us to, its token server
+//! or storage: they have folders of their own, or are trusted as the system trusts them.
 
 mod endpoints;
 mod file;
 
-pub(crate) use endpoints::{Endpoint, endpoints_of};
+pub(crate) use endpoints::{Endpoint, endpoints_of, speaker_of};
 
 use std::io;
 use std::path::PathBuf;

@@ -8,13 +8,16 @@ mod again;
 pub(super) use again::{Attempts, is_passing, pause, retry_after};
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Certificate, Client, Identity, Method, Response, Url};
+use tokio::task::spawn_blocking;
 
-use super::{Patience, RegistryError, TransferError};
+use super::hosts::speaker_of;
+use super::{Patience, RegistryError, TransferError, host_of};
 
 /// A redirect to a redirect to …: five lead somewhere, more lead nowhere.
 const REDIRECTS_MAX: usize = 5;
@@ -62,24 +65,26 @@ pub(super) struct Answer {
 /// Speaks HTTP.
 pub(crate) struct Transport {
     pub(super) patience: Patience,
+    /// Where the settings of those are that a registry sends us to.
+    hosts_dir: Option<PathBuf>,
     clients: Mutex<HashMap<(Speaker, bool), Client>>,
 }
 
 impl Transport {
-    pub(crate) fn new(patience: Patience) -> Arc<Self> {
+    pub(crate) fn new(patience: Patience, hosts_dir: Option<PathBuf>) -> Arc<Self> {
         static PROVIDER: Once = Once::new();
         // Fails where somebody else chose a provider, which does as well.
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        Arc::new(Self { patience, clients: Mutex::default() })
+        Arc::new(Self { patience, hosts_dir, clients: Mutex::default() })
     }
 
     /// Asks once, following redirects. Only GET and HEAD are redirected.
     pub(super) async fn ask(&self, url: &Url, speaker: &Speaker, ask: &Ask<'_>) -> Result<Answer, RegistryError> {
         let protocol = |reason| RegistryError::Protocol { host: ask.host.to_owned(), reason };
-        let (mut target, mut speaker) = (url.clone(), speaker.clone());
+        let (mut target, mut theirs) = (url.clone(), None);
         for _ in 0..=REDIRECTS_MAX {
             let is_foreign = target.origin() != url.origin();
-            let response = self.send(&target, &speaker, ask, is_foreign).await?;
+            let response = self.send(&target, theirs.as_ref().unwrap_or(speaker), ask, is_foreign).await?;
             let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             if !is_redirect || ask.form.is_some() {
                 return Ok(Answer { response, is_foreign });
@@ -91,14 +96,18 @@ impl Transport {
                 ("https", "http") => return Err(protocol("it redirects from HTTPS to plain HTTP")),
                 _ => return Err(protocol("it redirects to no http or https address")),
             }
-            if next.origin() != url.origin() {
-                // A certificate of ours is shown to who it is for.
-                speaker.tls.identity = None;
-                speaker.is_local = next.host_str().is_some_and(super::is_loopback);
-            }
+            theirs = if next.origin() == url.origin() { None } else { Some(self.speaker_of(&next).await?) };
             target = next;
         }
         Err(protocol("it redirects without an end"))
+    }
+
+    /// How an origin is spoken to that a registry sends us to. The registry's own settings are not for it.
+    pub(super) async fn speaker_of(&self, url: &Url) -> Result<Speaker, RegistryError> {
+        let (hosts_dir, address) = (self.hosts_dir.clone(), url.clone());
+        let read = spawn_blocking(move || speaker_of(hosts_dir.as_deref(), &address)).await;
+        // Where the runtime ends before the file is read, nobody waits for it.
+        read.unwrap_or_else(|_| Ok(Speaker::default())).map_err(|source| RegistryError::Hosts { host: host_of(url), source })
     }
 
     async fn send(&self, url: &Url, speaker: &Speaker, ask: &Ask<'_>, is_foreign: bool) -> Result<Response, RegistryError> {
@@ -145,7 +154,7 @@ impl Transport {
             .connect_timeout(speaker.dial.unwrap_or(self.patience.connect))
             .read_timeout(self.patience.progress)
             .pool_idle_timeout(Duration::from_secs(30));
-        if speaker.is_local {
+        if speaker.is_local || is_without_proxies() {
             builder = builder.no_proxy();
         }
         let mut authorities = Vec::new();
@@ -165,6 +174,12 @@ impl Transport {
         }
         Ok(builder.build()?)
     }
+}
+
+/// Whether `NO_PROXY` names everybody, as curl and Go's programs read it. The HTTP library takes that for every name, but for no address.
+fn is_without_proxies() -> bool {
+    let listed = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| std::env::var(name).ok());
+    listed.is_some_and(|listed| listed.split(',').any(|entry| entry.trim() == "*"))
 }
 
 /// Reads an answer's body, if it is not longer than allowed.

@@ -10,7 +10,7 @@ use super::HostsError;
 use super::file::{HostSettings, HostsFile, read_bounded};
 use crate::registry::credentials::is_address_of;
 use crate::registry::transport::{Speaker, TlsSettings};
-use crate::registry::{DOCKER_HUB, DOCKER_HUB_HOST, is_loopback, split_port};
+use crate::registry::{DOCKER_HUB, DOCKER_HUB_HOST, host_of, is_loopback, split_port};
 
 /// One place to ask for a registry's images.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,16 @@ pub(crate) fn endpoints_of(hosts_dir: Option<&Path>, registry: &str) -> Result<V
     last.is_mirror = server.is_some() && !is_address_of(&last.host, registry.trim_end_matches(":443"));
     endpoints.push(last);
     Ok(endpoints)
+}
+
+/// How an origin is spoken to that a registry sends us to: as its own folder says, if it has one. A certificate of ours is for who is asked
+/// for images, and not shown to whomever a registry names. This blocks.
+pub(crate) fn speaker_of(hosts_dir: Option<&Path>, url: &Url) -> Result<Speaker, HostsError> {
+    let known = endpoints_of(hosts_dir, &host_of(url))?.into_iter().rev().find(|endpoint| endpoint.base.origin() == url.origin());
+    let mut speaker = known.map(|endpoint| endpoint.speaker).unwrap_or_default();
+    speaker.tls.identity = None;
+    speaker.is_local = url.host_str().is_some_and(is_loopback);
+    Ok(speaker)
 }
 
 fn folder_names(registry: &str) -> Vec<String> {
@@ -133,9 +143,10 @@ impl Source {
     fn base(&self, server: &str, key: &str, override_path: bool) -> Result<(Url, String), HostsError> {
         let with_scheme = if server.contains("://") { server.to_owned() } else { format!("https://{server}") };
         let mut base = Url::parse(&with_scheme).map_err(|error| self.refused(key, format!("{server:?}: {error}")))?;
-        let named = base.host_str().map(str::to_owned).filter(|_| matches!(base.scheme(), "http" | "https"));
-        let Some(name) = named else { return Err(self.refused(key, format!("{server:?} is no http or https URL"))) };
-        let host = base.port().map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(self.refused(key, format!("{server:?} is no http or https URL")));
+        }
+        let host = host_of(&base);
         if !base.username().is_empty() || base.password().is_some() || base.query().is_some() || base.fragment().is_some() {
             return Err(self.refused(key, "a scheme, a host and a path are due, and nothing else"));
         }
@@ -291,6 +302,30 @@ mod tests {
         assert_eq!(bases(&endpoints), ["https://127.0.0.1:5000/v2/"], "who has certificates speaks TLS");
         assert_eq!(endpoints[0].speaker.tls.authorities, [b"a.crt".to_vec()]);
         assert_eq!(endpoints[0].speaker.tls.identity.as_deref(), Some(&b"c.cert\nc.key\n"[..]));
+    }
+
+    #[test]
+    fn who_a_registry_sends_us_to_is_spoken_to_as_its_own_folder_says() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (folder, text) in [
+            ("reg.test", "skip_verify = true"),
+            ("store.test_9000_", "ca = \"ca.pem\"\nclient = \"ca.pem\"\nskip_verify = true"),
+            ("elsewhere.test", "server = \"https://other.test\"\nskip_verify = true"),
+        ] {
+            let path = dir.path().join(folder);
+            std::fs::create_dir(&path).expect("a folder");
+            std::fs::write(path.join("hosts.toml"), text).expect("write");
+            std::fs::write(path.join("ca.pem"), "ca").expect("write");
+        }
+        let of = |url: &str| speaker_of(Some(dir.path()), &Url::parse(url).expect(url)).expect(url);
+        let tls = TlsSettings { authorities: vec![b"ca".to_vec()], identity: None, skip_verify: true };
+        assert_eq!(of("https://store.test:9000/a?secret").tls, tls);
+        for url in ["https://store.test/", "http://store.test:9000/", "https://reg.test:5000/", "https://elsewhere.test/", "https://[::2]/"]
+        {
+            assert_eq!(of(url), Speaker::default(), "{url}");
+        }
+        assert!(of("https://reg.test/").tls.skip_verify);
+        assert!(of("https://127.0.0.1:5000/").is_local);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use super::Place;
 use crate::registry::challenge::Challenge;
 use crate::registry::credentials::Credentials;
 use crate::registry::error::Message;
-use crate::registry::transport::{Ask, Attempts, Speaker, Transport, is_passing, pause, read_body, retry_after};
-use crate::registry::{RegistryError, is_loopback, split_port};
+use crate::registry::transport::{Ask, Attempts, Transport, is_passing, pause, read_body, retry_after};
+use crate::registry::{RegistryError, host_of};
 
 const ANSWER_LEN_MAX: u64 = 1 << 20;
 
@@ -79,13 +79,9 @@ impl TokenRequest<'_> {
         repository: &str,
         credentials: &Credentials,
     ) -> Result<String, RegistryError> {
-        // The endpoint's certificate is for the endpoint.
-        let mut speaker: Speaker = place.endpoint.speaker.clone();
-        if self.realm.origin() != place.endpoint.base.origin() {
-            speaker.tls.identity = None;
-            speaker.is_local = self.realm.host_str().is_some_and(|host| is_loopback(split_port(host).0));
-        }
-        let host = self.realm.host_str().unwrap_or_default().to_owned();
+        let is_own = self.realm.origin() == place.endpoint.base.origin();
+        let speaker = if is_own { place.endpoint.speaker.clone() } else { transport.speaker_of(&self.realm).await? };
+        let host = host_of(&self.realm);
         let (url, ask) = self.ask(credentials, &host);
         let mut attempts = Attempts::new(true);
         let (status, body) = loop {
