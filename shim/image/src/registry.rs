@@ -32,7 +32,7 @@ mod session;
 mod transport;
 
 pub(crate) use blob::BlobSink;
-pub use credentials::{AuthFile, AuthFileError, Credentials, InvalidCredentials, is_address_of};
+pub use credentials::{AuthFile, AuthFileError, Credentials, HelperError, InvalidCredentials, is_address_of};
 pub use error::{Message, RegistryError, TransferError};
 pub use hosts::HostsError;
 pub(crate) use session::{Document, Origin, Session};

@@ -1,6 +1,10 @@
-//! Credentials: what a caller brings, or a docker `config.json` has for a host.
+//! Credentials: what a caller brings, or a docker `config.json` has for a host, itself or with a program that it names.
 
-use std::collections::HashMap;
+mod helper;
+
+pub use helper::HelperError;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +16,8 @@ use serde::Deserialize;
 use super::{DOCKER_HUB, DOCKER_HUB_HOST};
 
 const FILE_LEN_MAX: u64 = 4 << 20;
+/// What docker calls its own registry where it stores credentials.
+const DOCKER_HUB_ADDRESS: &str = "https://index.docker.io/v1/";
 
 /// What proves to a registry who asks.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
@@ -75,8 +81,12 @@ pub fn is_address_of(server: &str, host: &str) -> bool {
     canonical(server) == canonical(host)
 }
 
-/// A file of credentials: docker's `config.json`, of which `auths` is read. Programs that it names (`credsStore`, `credHelpers`) are
-/// not executed.
+/// A file of credentials: docker's `config.json`. As with docker, the first of these that there is for a registry counts, and what it has
+/// not, the others are not asked for:
+///
+/// - `credHelpers`, by registry: the name of a program, `docker-credential-NAME` on the path. An empty one stands for `auths`.
+/// - `credsStore`: the same, for all other registries.
+/// - `auths`, by registry: the credentials themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthFile {
     path: PathBuf,
@@ -111,12 +121,42 @@ pub enum AuthFileError {
         /// Why.
         source: InvalidCredentials,
     },
+    /// A program has a name that none can have.
+    #[error("{path}: {name:?} is no name of a program that keeps credentials", path = path.display())]
+    HelperName {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        name: String,
+    },
+    /// A program gave no credentials. The error does not repeat what it answered.
+    #[error("{path}: docker-credential-{name}", path = path.display())]
+    Helper {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        name: String,
+        /// Why.
+        source: HelperError,
+    },
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct Document {
-    #[serde(default)]
     auths: HashMap<String, Entry>,
+    #[serde(rename = "credHelpers")]
+    helpers: BTreeMap<String, String>,
+    #[serde(rename = "credsStore")]
+    store: String,
+}
+
+impl Document {
+    /// The program that has the credentials for a host.
+    fn helper_of(&self, host: &str) -> Option<&str> {
+        let own = self.helpers.iter().find(|(server, _)| is_address_of(server, host)).map(|(_, name)| name);
+        Some(own.unwrap_or(&self.store).as_str()).filter(|name| !name.is_empty())
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -136,7 +176,7 @@ impl AuthFile {
         Self { path: path.to_owned() }
     }
 
-    /// What the file has for a host; of a file that is not there, nothing.
+    /// What the file has for a host; of a file that is not there, nothing. This blocks, as long as a program takes that it names.
     pub(crate) fn credentials_for(&self, host: &str) -> Result<Credentials, AuthFileError> {
         let read = || {
             let metadata = std::fs::metadata(&self.path)?;
@@ -152,9 +192,22 @@ impl AuthFile {
         };
         let document: Document =
             serde_json::from_slice(&bytes).map_err(|error| AuthFileError::Json { path: self.path.clone(), line: error.line() })?;
+        if let Some(name) = document.helper_of(host) {
+            return self.ask_helper(name, host);
+        }
         let found = document.auths.into_iter().find(|(server, _)| is_address_of(server, host));
         let Some((server, entry)) = found else { return Ok(Credentials::Anonymous) };
         entry.credentials().map_err(|source| AuthFileError::Entry { path: self.path.clone(), server, source })
+    }
+
+    fn ask_helper(&self, name: &str, host: &str) -> Result<Credentials, AuthFileError> {
+        let (path, name) = (self.path.clone(), name.to_owned());
+        if !helper::is_name(&name) {
+            return Err(AuthFileError::HelperName { path, name });
+        }
+        // Docker's own registry is stored by the address that it had first.
+        let server = if is_address_of(host, DOCKER_HUB) { DOCKER_HUB_ADDRESS } else { host };
+        helper::ask(&name, server).map_err(|source| AuthFileError::Helper { path, name, source })
     }
 }
 
@@ -194,7 +247,7 @@ mod tests {
             "id.test": {"auth": "", "identitytoken": "refresh"},
             "token.test": {"registrytoken": "bearer"},
             "broken.test": {"auth": "%%%"}, "empty.test": {}
-        }, "credsStore": "desktop", "HttpHeaders": {}}"#;
+        }, "credsStore": "", "credHelpers": {"docker.io": "", "out.test": "../out"}, "HttpHeaders": {}}"#;
         std::fs::write(&path, text).expect("write");
         let of = |host: &str| file.credentials_for(host).expect(host);
         assert_eq!(of("docker.io"), password("hub", "pw"));
@@ -208,6 +261,8 @@ mod tests {
         }
         let error = file.credentials_for("broken.test").expect_err("malformed").to_string();
         assert!(error.contains("broken.test") && !error.contains("%%%"), "{error}");
+        let error = file.credentials_for("out.test").expect_err("it is no name").to_string();
+        assert!(error.contains("../out"), "{error}");
         std::fs::write(&path, "{\n\"auths\": \"secret\"}").expect("write");
         let error = file.credentials_for("reg.test").expect_err("no object").to_string();
         assert!(error.contains("line 2") && !error.contains("secret"), "{error}");
