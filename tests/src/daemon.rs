@@ -45,6 +45,8 @@ pub struct DaemonOptions {
     pub log_level: String,
     /// More lines of the configuration file, from a `[table]` on.
     pub more_config: String,
+    /// Variables of its environment, beside those of the tests.
+    pub environment: Vec<(String, String)>,
     /// How many files it may open before it asks for more; `None`: as many as the tests.
     pub open_files: Option<u32>,
     /// The end of the log is printed when the daemon goes, for the test harness to show if the test failed.
@@ -59,6 +61,7 @@ impl Default for DaemonOptions {
             cgroup_driver: std::env::var("PODBOX_TEST_CGROUP_DRIVER").unwrap_or_else(|_| "cgroupfs".to_owned()),
             log_level: "debug".to_owned(),
             more_config: String::new(),
+            environment: Vec::new(),
             open_files: None,
             show_log: false,
         }
@@ -99,6 +102,7 @@ pub struct Daemon {
     bridge: String,
     cgroup_parent: String,
     client: Client,
+    environment: Vec<(String, String)>,
     open_files: Option<u32>,
     child: Option<Child>,
     show_log: bool,
@@ -170,6 +174,7 @@ impl Daemon {
                 _ => format!("/{name}"),
             },
             client: Client::new(&directory.path().join("run/podbox.sock")),
+            environment: options.environment.clone(),
             open_files: options.open_files,
             child: None,
             show_log: options.show_log,
@@ -212,6 +217,7 @@ impl Daemon {
         ensure!(self.child.is_none(), "the daemon runs already");
         let log = OpenOptions::new().create(true).append(true).open(self.log_file()).context("open the daemon's log")?;
         let mut command = self.serve_command();
+        command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone().context("share the log")?).stderr(log);
         self.child = Some(self.network.run(|| command.spawn().context("execute the daemon"))?);
         Ok(())

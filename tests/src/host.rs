@@ -33,14 +33,22 @@ fn install(packages: &[(&str, &str)]) -> Result<()> {
     apt_get(&[&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat())
 }
 
-/// The program of Debian's `docker-registry`, and what makes certificates for it. The package is unpacked and not installed, which on a
+/// What makes certificates.
+///
+/// # Errors
+/// apt-get failed.
+pub fn openssl() -> Result<()> {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    install(&[("/usr/bin/openssl", "openssl")])
+}
+
+/// The program of Debian's `docker-registry`. The package is unpacked and not installed, which on a
 /// machine with systemd would start a registry for everybody.
 ///
 /// # Errors
 /// The packages cannot be had.
 pub fn docker_registry() -> Result<PathBuf> {
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    install(&[("/usr/bin/openssl", "openssl")])?;
     let folder = Path::new(REGISTRY_FOLDER);
     let found = [Path::new("/usr/bin/docker-registry").to_owned(), folder.join("usr/bin/docker-registry")];
     if let Some(program) = found.iter().find(|program| program.exists()) {

@@ -1,10 +1,15 @@
 //! Registries on loopback, in a daemon's network namespace: Debian's `docker-registry`, and one of ours that misbehaves.
 
+mod certificates;
 mod content;
 mod hostile;
+mod listener;
+mod proxy;
 
+pub use certificates::{Authority, Certificate};
 pub use content::{Compression, Content, Format, Pushed, digest_of};
 pub use hostile::{Answer, Asked, HostileRegistry};
+pub use proxy::Proxy;
 
 use crate::host;
 use crate::network::NetworkNamespace;
@@ -29,6 +34,8 @@ const HTPASSWD: &str = "alice:$2y$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.N
 pub struct RegistryOptions {
     /// It speaks TLS, with a certificate of the test's own authority.
     pub tls: bool,
+    /// It wants a certificate of that authority, too.
+    pub client_certificates: bool,
     /// It wants [`USER`] and [`PASSWORD`].
     pub basic_auth: bool,
 }
@@ -37,6 +44,7 @@ pub struct RegistryOptions {
 #[derive(Debug)]
 pub struct Registry {
     directory: TempDir,
+    authority: Option<Authority>,
     address: SocketAddr,
     child: Child,
 }
@@ -51,12 +59,13 @@ impl Registry {
         let directory = tempfile::Builder::new().prefix("podbox-registry-").tempdir().context("make a directory")?;
         content.store(&directory.path().join("store"))?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let config = config(directory.path(), address, options)?;
+        let authority = if options.tls { Some(Authority::new()?) } else { None };
+        let config = config(directory.path(), address, options, authority.as_ref())?;
         let log = File::create(directory.path().join("log")).context("make the registry's log")?;
         let mut command = Command::new(program);
         command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(log.try_clone().context("share the log")?).stderr(log);
         let child = network.run(|| command.spawn().context("execute docker-registry"))?;
-        let mut registry = Self { directory, address, child };
+        let mut registry = Self { directory, authority, address, child };
         let end = Instant::now() + wait::scaled(wait::DEADLINE);
         loop {
             if network.run(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()))? {
@@ -74,10 +83,12 @@ impl Registry {
         self.address.to_string()
     }
 
-    /// The authority of its certificate, a PEM file.
-    #[must_use]
-    pub fn authority(&self) -> PathBuf {
-        self.directory.path().join("ca.pem")
+    /// The authority of its certificate.
+    ///
+    /// # Errors
+    /// It speaks no TLS.
+    pub fn authority(&self) -> Result<&Authority> {
+        self.authority.as_ref().context("the registry speaks no TLS")
     }
 
     /// What it wrote: a line for each request.
@@ -100,15 +111,18 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-fn config(directory: &Path, address: SocketAddr, options: RegistryOptions) -> Result<PathBuf> {
+fn config(directory: &Path, address: SocketAddr, options: RegistryOptions, authority: Option<&Authority>) -> Result<PathBuf> {
     let at = |name: &str| directory.join(name).display().to_string();
     let mut text = format!(
         "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: {address}\n  secret: test\n",
         at("store")
     );
-    if options.tls {
-        make_certificates(directory)?;
-        text += &format!("  tls: {{certificate: {}, key: {}}}\n", at("server.pem"), at("server.key"));
+    if let Some(authority) = authority {
+        let own = authority.issue("registry", "IP:127.0.0.1")?;
+        text += &format!("  tls:\n    certificate: {}\n    key: {}\n", own.certificate.display(), own.key.display());
+        if options.client_certificates {
+            text += &format!("    clientcas: [{}]\n", authority.file().display());
+        }
     }
     if options.basic_auth {
         std::fs::write(directory.join("htpasswd"), HTPASSWD).context("write the password file")?;
@@ -117,19 +131,4 @@ fn config(directory: &Path, address: SocketAddr, options: RegistryOptions) -> Re
     let path = directory.join("config.yml");
     std::fs::write(&path, text).context("write the registry's configuration")?;
     Ok(path)
-}
-
-/// An authority, and a certificate of its for 127.0.0.1.
-fn make_certificates(directory: &Path) -> Result<()> {
-    let openssl = |line: &str| -> Result<()> {
-        let output = Command::new("openssl").args(line.split(' ')).current_dir(directory).stdin(Stdio::null()).output();
-        let output = output.context("execute openssl")?;
-        ensure!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 30 -subj /CN=podbox-test"))?;
-    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=registry"))?;
-    std::fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\n").context("write the certificate's names")?;
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile names -out server.pem")
 }

@@ -1,47 +1,11 @@
-//! PullImage from a real registry: names, formats, TLS, credentials, mirrors, and what an image is called afterwards.
+//! PullImage from a real registry: names, formats, passwords, mirrors, and what an image is called afterwards.
 
 use anyhow::{Context, Result};
 use podbox_proto::v1;
+use podbox_tests::pulls::{PORT, daemon_with, password, pull, pull_as, remove, status_of};
 use podbox_tests::registry::{Answer, Asked, Compression, Format, PASSWORD, USER, digest_of};
-use podbox_tests::{
-    Client, ContainerSpec, Content, Daemon, DaemonOptions, HostileRegistry, PodSpec, Registry, RegistryOptions, TestImage, assert_refused,
-};
-use tonic::{Code, Status};
-
-const PORT: u16 = 5000;
-
-fn spec(image: &str) -> Option<v1::ImageSpec> {
-    Some(v1::ImageSpec { image: image.to_owned(), ..Default::default() })
-}
-
-async fn pull_as(client: &Client, image: &str, auth: Option<v1::AuthConfig>) -> Result<String, Status> {
-    let request = v1::PullImageRequest { image: spec(image), auth, sandbox_config: None };
-    Ok(client.images().pull_image(request).await?.into_inner().image_ref)
-}
-
-async fn pull(client: &Client, image: &str) -> Result<String, Status> {
-    pull_as(client, image, None).await
-}
-
-async fn status_of(client: &Client, image: &str) -> Result<Option<v1::Image>, Status> {
-    let request = v1::ImageStatusRequest { image: spec(image), verbose: false };
-    Ok(client.images().image_status(request).await?.into_inner().image)
-}
-
-async fn remove(client: &Client, image: &str) -> Result<(), Status> {
-    client.images().remove_image(v1::RemoveImageRequest { image: spec(image) }).await.map(drop)
-}
-
-/// Credentials as the kubelet sends most of them.
-fn password(username: &str, password: &str) -> Option<v1::AuthConfig> {
-    Some(v1::AuthConfig { username: username.to_owned(), password: password.to_owned(), ..Default::default() })
-}
-
-/// A daemon without images, with lines for its `[image]` table.
-async fn daemon_with(image_config: &str) -> Result<Daemon> {
-    let more_config = format!("[image]\n{image_config}\n");
-    Daemon::start(DaemonOptions { show_log: true, more_config, ..DaemonOptions::default() }).await
-}
+use podbox_tests::{ContainerSpec, Content, HostileRegistry, PodSpec, Registry, RegistryOptions, TestImage, assert_refused};
+use tonic::Code;
 
 #[tokio::test]
 async fn a_pulled_image_has_exactly_the_names_it_was_pulled_by_and_one_id_everywhere() -> Result<()> {
@@ -146,38 +110,6 @@ async fn short_names_are_of_the_configured_registry() -> Result<()> {
     assert_eq!(pull(&client, "short").await?, pushed.id);
     let found = status_of(&client, "short").await?.context("pulled")?;
     assert_eq!(found.repo_tags, [format!("{}/short:latest", registry.host())]);
-    Ok(())
-}
-
-#[tokio::test]
-async fn tls_is_verified_against_the_authority_of_the_hosts_file() -> Result<()> {
-    let hosts = tempfile::tempdir()?;
-    let daemon = daemon_with(&format!("hosts_dir = {:?}", hosts.path())).await?;
-    let client = daemon.client();
-    let mut content = Content::default();
-    let pushed = content.push("secure", "latest", &TestImage::named("secure"))?;
-    let registry = Registry::start(daemon.network(), PORT, RegistryOptions { tls: true, ..RegistryOptions::default() }, &content).await?;
-    let name = format!("{}/secure", registry.host());
-    let folder = hosts.path().join("127.0.0.1_5000_");
-    std::fs::create_dir(&folder)?;
-    let file = folder.join("hosts.toml");
-    let server = "server = \"https://127.0.0.1:5000\"\n";
-
-    std::fs::write(&file, server)?;
-    let error = pull(&client, &name).await.expect_err("nobody knows its authority");
-    assert!(error.message().starts_with("RegistryUnavailable: "), "{error:?}");
-    std::fs::write(&file, format!("{server}ca = \"absent.pem\"\n"))?;
-    assert_refused(pull(&client, &name).await, Code::FailedPrecondition, &["absent.pem"]);
-    std::fs::write(&file, format!("{server}ca = {:?}\n", registry.authority()))?;
-    assert_eq!(pull(&client, &name).await?, pushed.id);
-    remove(&client, &name).await?;
-    std::fs::write(&file, format!("{server}skip_verify = true\n"))?;
-    assert_eq!(pull(&client, &name).await?, pushed.id);
-    remove(&client, &name).await?;
-    // As docker has it: no file, but the authority in the folder.
-    std::fs::remove_file(&file)?;
-    std::fs::copy(registry.authority(), folder.join("ca.crt"))?;
-    assert_eq!(pull(&client, &name).await?, pushed.id);
     Ok(())
 }
 

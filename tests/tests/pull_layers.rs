@@ -1,22 +1,14 @@
 //! Pulled layers that reach for the host: whatever they try, nothing outside their own folder changes, and the next pull works.
 
 use anyhow::{Context, Result};
-use podbox_proto::v1;
+use podbox_tests::pulls::{PORT, daemon_with, left, pull, remove};
 use podbox_tests::registry::{Compression, Format, digest_of};
-use podbox_tests::{Client, ContainerSpec, Content, Daemon, DaemonOptions, HostileRegistry, PodSpec, TestImage, wait};
+use podbox_tests::{ContainerSpec, Content, HostileRegistry, PodSpec, TestImage, wait};
 use serde_json::json;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use tar::{EntryType, Header};
-use tonic::Status;
-
-const PORT: u16 = 5000;
-
-async fn pull(client: &Client, image: &str) -> Result<String, Status> {
-    let image = Some(v1::ImageSpec { image: image.to_owned(), ..Default::default() });
-    let request = v1::PullImageRequest { image, auth: None, sandbox_config: None };
-    Ok(client.images().pull_image(request).await?.into_inner().image_ref)
-}
 
 /// One entry: kind, name, where it leads, content. Names are written as they are, which no builder of archives would do.
 type Entry<'a> = (EntryType, &'a str, &'a str, &'a [u8]);
@@ -96,7 +88,7 @@ fn layers(canary: &str) -> Vec<(&'static str, Vec<Vec<u8>>, bool)> {
 
 #[tokio::test]
 async fn no_layer_reaches_a_file_of_the_host() -> Result<()> {
-    let daemon = Daemon::start(DaemonOptions { show_log: true, ..DaemonOptions::default() }).await?;
+    let daemon = daemon_with("").await?;
     let client = daemon.client();
     let outside = tempfile::tempdir()?;
     let canary = outside.path().join("canary");
@@ -119,8 +111,7 @@ async fn no_layer_reaches_a_file_of_the_host() -> Result<()> {
         assert_eq!(std::fs::read_dir(outside.path())?.count(), 1, "{what}: something else is beside the canary");
         assert_eq!(outcome.is_ok(), *is_image, "{what}: {outcome:?}");
         if let Ok(id) = outcome {
-            let image = Some(v1::ImageSpec { image: id, ..Default::default() });
-            client.images().remove_image(v1::RemoveImageRequest { image }).await?;
+            remove(&client, &id).await?;
         }
         let count = |folder: &str| std::fs::read_dir(daemon.root_dir().join(folder)).map_or(0, Iterator::count);
         wait::until_true("nothing is left", || count("layers") + count("tmp") + count("images") == 0).await.context(*what)?;
@@ -130,5 +121,61 @@ async fn no_layer_reaches_a_file_of_the_host() -> Result<()> {
     let pod = daemon.run_pod(&PodSpec::new("good")).await?;
     let spec = ContainerSpec::command("a", &["/bin/echo", "runs"]).image(&format!("{}/good", registry.host()));
     assert_eq!(pod.output_of(&spec).await?, "runs");
+    Ok(())
+}
+
+/// Packed in two pieces, one after the other.
+fn in_two_pieces(bytes: &[u8], pack: impl Fn(&[u8]) -> std::io::Result<Vec<u8>>) -> Result<Vec<u8>> {
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    Ok([pack(first)?, pack(second)?].concat())
+}
+
+fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+fn zstd_frame(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    zstd::encode_all(bytes, 1)
+}
+
+#[tokio::test]
+async fn layers_packed_in_pieces_are_whole_and_garbage_after_them_is_refused() -> Result<()> {
+    let daemon = daemon_with("").await?;
+    let client = daemon.client();
+    let (config, layers) = TestImage::named("pieces").file("form", 0o644, &[b'x'; 10_000]).config_and_layers()?;
+    // What a decoder passes over: magic number, length, content (RFC 8878, section 3.1.2).
+    let skippable = [&0x184D_2A50_u32.to_le_bytes()[..], &4_u32.to_le_bytes(), b"skip"].concat();
+    type Pack<'a> = &'a dyn Fn(&[u8]) -> Result<Vec<u8>>;
+    let cases: [(&str, Pack<'_>, bool); 8] = [
+        ("gzip-members", &|bytes| in_two_pieces(bytes, gzip), true),
+        ("zstd-frames", &|bytes| in_two_pieces(bytes, zstd_frame), true),
+        ("zstd-skippable", &|bytes| Ok([zstd_frame(bytes)?, skippable.clone()].concat()), true),
+        ("gzip-empty-member", &|bytes| Ok([gzip(bytes)?, gzip(&[])?].concat()), true),
+        ("gzip-garbage", &|bytes| Ok([gzip(bytes)?, b"garbage and more of it".to_vec()].concat()), false),
+        ("zstd-garbage", &|bytes| Ok([zstd_frame(bytes)?, b"garbage and more of it".to_vec()].concat()), false),
+        ("gzip-half-member", &|bytes| Ok([gzip(bytes)?, gzip(bytes)?[..30].to_vec()].concat()), false),
+        ("zstd-half-frame", &|bytes| Ok([zstd_frame(bytes)?, zstd_frame(bytes)?[..30].to_vec()].concat()), false),
+    ];
+    let mut content = Content::default();
+    let mut ids = Vec::new();
+    for (tag, pack, _) in &cases {
+        let packed: Vec<Vec<u8>> = layers.iter().map(|layer| pack(layer)).collect::<Result<_>>()?;
+        // They are packed already.
+        ids.push(content.push_parts("pieces", tag, config.clone(), packed, Compression::None, Format::Oci)?.id);
+    }
+    let registry = HostileRegistry::start(daemon.shared_network(), PORT, content, |_, _| None)?;
+    for ((tag, _, is_image), id) in cases.iter().zip(ids) {
+        let outcome = pull(&client, &format!("{}/pieces:{tag}", registry.host())).await;
+        match outcome {
+            Ok(pulled) => {
+                assert!(*is_image && pulled == id, "{tag}");
+                remove(&client, &pulled).await?;
+            }
+            Err(error) => assert!(!is_image && error.message().contains("read blobs/sha256/"), "{tag}: {error:?}"),
+        }
+        wait::until_true("nothing is left", || left(&daemon).is_empty()).await.context(*tag)?;
+    }
     Ok(())
 }

@@ -2,15 +2,15 @@
 //!
 //! It speaks as much HTTP as it takes: one request a connection, bodies of known length.
 
-use super::Content;
+use super::listener::Listener;
+use super::{Authority, Content};
 use crate::network::NetworkNamespace;
 use anyhow::{Context, Result};
+use rustls::{ServerConfig, ServerConnection, Stream};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What it was asked.
@@ -24,6 +24,8 @@ pub struct Asked {
     pub headers: BTreeMap<String, String>,
     /// Of a POST.
     pub body: String,
+    /// It was shown a certificate.
+    pub is_certified: bool,
 }
 
 impl Asked {
@@ -51,13 +53,16 @@ pub struct Answer {
     pub length: Option<u64>,
     /// The body is sent so often, one after the other.
     pub times: u64,
+    /// The connection is not closed but reset.
+    pub is_reset: bool,
 }
 
 impl Answer {
     /// A body.
     #[must_use]
     pub fn ok(body: impl Into<Vec<u8>>) -> Self {
-        Self { status: 200, headers: Vec::new(), body: body.into(), cut_at: None, stall: Duration::ZERO, length: None, times: 1 }
+        let (headers, body) = (Vec::new(), body.into());
+        Self { status: 200, headers, body, cut_at: None, stall: Duration::ZERO, length: None, times: 1, is_reset: false }
     }
 
     /// A status alone.
@@ -76,17 +81,14 @@ impl Answer {
 
 type Behaviour = dyn Fn(&Asked, &Content) -> Option<Answer> + Send + Sync;
 
-/// A registry on loopback; it ends with its value.
+/// A registry; it ends with its value.
 pub struct HostileRegistry {
-    address: SocketAddr,
+    listener: Listener,
     log: Arc<Mutex<Vec<Asked>>>,
-    ended: Arc<AtomicBool>,
-    network: Arc<NetworkNamespace>,
-    listener: Option<JoinHandle<()>>,
 }
 
 impl HostileRegistry {
-    /// Starts one in a network namespace. `behaviour` answers first; where it gives nothing, the content is served as is right.
+    /// Starts one on loopback in a network namespace. `behaviour` answers first; where it gives nothing, the content is served as is right.
     ///
     /// # Errors
     /// The port is taken.
@@ -96,28 +98,34 @@ impl HostileRegistry {
         content: Content,
         behaviour: impl Fn(&Asked, &Content) -> Option<Answer> + Send + Sync + 'static,
     ) -> Result<Self> {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let listener = network.run(|| TcpListener::bind(address).context("listen"))?;
-        let (log, ended) = (Arc::<Mutex<Vec<Asked>>>::default(), Arc::<AtomicBool>::default());
-        let (behaviour, content): (Arc<Behaviour>, _) = (Arc::new(behaviour), Arc::new(content));
-        let (its_log, its_end) = (log.clone(), ended.clone());
-        let accepting = std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if its_end.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (behaviour, content, log) = (behaviour.clone(), content.clone(), its_log.clone());
-                // A client that goes away is none of its business.
-                std::thread::spawn(move || drop(serve(&stream, &*behaviour, &content, &log)));
-            }
-        });
-        Ok(Self { address, log, ended, network, listener: Some(accepting) })
+        Self::start_at(network, SocketAddr::from(([127, 0, 0, 1], port)), None, content, behaviour)
     }
 
-    /// `127.0.0.1:PORT`
+    /// As [`HostileRegistry::start`], on an address, and over TLS with a certificate of an authority.
+    ///
+    /// # Errors
+    /// The port is taken, or the certificate cannot be made.
+    pub fn start_at(
+        network: Arc<NetworkNamespace>,
+        address: SocketAddr,
+        authority: Option<&Authority>,
+        content: Content,
+        behaviour: impl Fn(&Asked, &Content) -> Option<Answer> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let tls = authority.map(Authority::server).transpose()?;
+        let log = Arc::<Mutex<Vec<Asked>>>::default();
+        let its_log = log.clone();
+        let listener = Listener::start(network, address, move |stream| {
+            // A client that goes away is none of its business.
+            drop(converse(&stream, tls.as_ref(), &behaviour, &content, &its_log));
+        })?;
+        Ok(Self { listener, log })
+    }
+
+    /// `ADDRESS:PORT`
     #[must_use]
     pub fn host(&self) -> String {
-        self.address.to_string()
+        self.listener.address.to_string()
     }
 
     /// All that it was asked so far.
@@ -133,26 +141,41 @@ impl HostileRegistry {
     }
 }
 
-impl Drop for HostileRegistry {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        // The listener sees the end with the next connection; the port is free after it.
-        let woken = self.network.run(|| TcpStream::connect(self.address).context("wake the listener"));
-        if let (Ok(_), Some(listener)) = (woken, self.listener.take()) {
-            let _ = listener.join();
+type Log = Mutex<Vec<Asked>>;
+
+fn converse(tcp: &TcpStream, tls: Option<&Arc<ServerConfig>>, behaviour: &Behaviour, content: &Content, log: &Log) -> Result<()> {
+    tcp.set_read_timeout(Some(Duration::from_secs(30))).context("set a deadline")?;
+    let mut plain = tcp;
+    let answer = match tls {
+        None => serve(&mut plain, false, behaviour, content, log)?,
+        Some(config) => {
+            let mut connection = ServerConnection::new(config.clone()).context("begin with TLS")?;
+            while connection.is_handshaking() {
+                connection.complete_io(&mut plain).context("shake hands")?;
+            }
+            let is_certified = connection.peer_certificates().is_some();
+            let answer = serve(&mut Stream::new(&mut connection, &mut plain), is_certified, behaviour, content, log)?;
+            connection.send_close_notify();
+            connection.complete_io(&mut plain).context("end TLS")?;
+            answer
         }
+    };
+    std::thread::sleep(answer.stall);
+    if answer.is_reset {
+        rustix::net::sockopt::set_socket_linger(tcp, Some(Duration::ZERO)).context("let nothing linger")?;
     }
+    Ok(())
 }
 
-fn serve(stream: &TcpStream, behaviour: &Behaviour, content: &Content, log: &Mutex<Vec<Asked>>) -> Result<()> {
-    let asked = read_request(stream)?;
+fn serve(stream: &mut (impl Read + Write), is_certified: bool, behaviour: &Behaviour, content: &Content, log: &Log) -> Result<Answer> {
+    let asked = read_request(stream, is_certified)?;
     log.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
-    let answer = behaviour(&asked, content).unwrap_or_else(|| honest(&asked, content));
-    write_answer(stream, &asked, &answer)
+    let answer = behaviour(&asked, content).unwrap_or_else(|| content.answer(&asked));
+    write_answer(stream, &asked, &answer)?;
+    Ok(answer)
 }
 
-fn read_request(stream: &TcpStream) -> Result<Asked> {
-    stream.set_read_timeout(Some(Duration::from_secs(30))).context("set a deadline")?;
+fn read_request(stream: &mut impl Read, is_certified: bool) -> Result<Asked> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).context("read a request")?;
@@ -168,10 +191,10 @@ fn read_request(stream: &TcpStream) -> Result<Asked> {
     let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body).context("read a body")?;
-    Ok(Asked { method, path, headers, body: String::from_utf8_lossy(&body).into_owned() })
+    Ok(Asked { method, path, headers, body: String::from_utf8_lossy(&body).into_owned(), is_certified })
 }
 
-fn write_answer(mut stream: &TcpStream, asked: &Asked, answer: &Answer) -> Result<()> {
+fn write_answer(stream: &mut impl Write, asked: &Asked, answer: &Answer) -> Result<()> {
     let length = answer.length.unwrap_or(answer.body.len() as u64 * answer.times);
     let mut head = format!("HTTP/1.1 {} x\r\nconnection: close\r\ncontent-length: {length}\r\n", answer.status);
     for (name, value) in &answer.headers {
@@ -184,34 +207,38 @@ fn write_answer(mut stream: &TcpStream, asked: &Asked, answer: &Answer) -> Resul
             stream.write_all(body).context("write a body")?;
         }
     }
-    stream.flush().context("write an answer")?;
-    std::thread::sleep(answer.stall);
-    Ok(())
+    stream.flush().context("write an answer")
 }
 
-/// What a registry in its right mind answers.
-fn honest(asked: &Asked, content: &Content) -> Answer {
-    let path = asked.path.split('?').next().unwrap_or_default();
-    // A proxy is told the host as well.
-    let path = path.split_once("/v2/").map_or("", |(_, path)| path);
-    if let Some((repository, name)) = path.split_once("/manifests/") {
-        let tagged = content.tags.get(&(repository.to_owned(), name.to_owned()));
-        let digest = tagged.map_or(name, String::as_str);
-        return match content.manifests.get(digest) {
-            Some((media_type, bytes)) => Answer::ok(bytes.clone()).with("content-type", media_type).with("docker-content-digest", digest),
-            None => {
-                Answer { body: br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#.to_vec(), ..Answer::status(404) }
-            }
-        };
-    }
-    let blob = path.split_once("/blobs/").and_then(|(_, digest)| content.blobs.get(digest));
-    let Some(bytes) = blob else { return Answer::status(404) };
-    let start = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse::<usize>().ok());
-    match start {
-        Some(start) if start < bytes.len() => {
-            let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
-            Answer { status: 206, ..Answer::ok(&bytes[start..]) }.with("content-range", &range)
+impl Content {
+    /// What a registry in its right mind answers.
+    #[must_use]
+    pub fn answer(&self, asked: &Asked) -> Answer {
+        let path = asked.path.split('?').next().unwrap_or_default();
+        // A proxy is told the host as well.
+        let path = path.split_once("/v2/").map_or("", |(_, path)| path);
+        if let Some((repository, name)) = path.split_once("/manifests/") {
+            let tagged = self.tags.get(&(repository.to_owned(), name.to_owned()));
+            let digest = tagged.map_or(name, String::as_str);
+            return match self.manifests.get(digest) {
+                Some((media_type, bytes)) => {
+                    Answer::ok(bytes.clone()).with("content-type", media_type).with("docker-content-digest", digest)
+                }
+                None => Answer {
+                    body: br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#.to_vec(),
+                    ..Answer::status(404)
+                },
+            };
         }
-        _ => Answer::ok(bytes.clone()),
+        let blob = path.split_once("/blobs/").and_then(|(_, digest)| self.blobs.get(digest));
+        let Some(bytes) = blob else { return Answer::status(404) };
+        let start = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse::<usize>().ok());
+        match start {
+            Some(start) if start < bytes.len() => {
+                let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
+                Answer { status: 206, ..Answer::ok(&bytes[start..]) }.with("content-range", &range)
+            }
+            _ => Answer::ok(bytes.clone()),
+        }
     }
 }

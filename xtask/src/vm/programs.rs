@@ -45,7 +45,7 @@ const MATTERS: &[(&str, Extent, Extent)] = &[
 ];
 
 /// Test programs that run in guests only where they are named: they need Debian packages that no guest has.
-const NEED_PACKAGES: &[&str] = &["pull"];
+const NEED_PACKAGES: &[&str] = &["pull", "pull_tls"];
 
 /// Packages with test programs that need nothing but the kernel, and what their programs' names begin with in a guest.
 const PACKAGES: [(&str, &str); 2] = [("podbox-tests", ""), ("podbox-cgroup", "cgroup-")];
