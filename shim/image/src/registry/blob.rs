@@ -82,14 +82,14 @@ impl Session {
         let Some(mut at) = start_of(&response, *offset) else {
             return End::Broken(RegistryError::Protocol { host: host.clone(), reason: "it answers with another range than was asked for" });
         };
-        if response.content_length().is_some_and(|len| at + len != blob.size_bytes) {
+        if response.content_length().is_some_and(|len| at.checked_add(len) != Some(blob.size_bytes)) {
             return End::Broken(wrong_size());
         }
         loop {
-            let mut bytes = match response.chunk().await {
+            let mut bytes = match self.transport.chunk(host, &mut response).await {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => break,
-                Err(error) => return End::Broken(self.transport.unreachable(host, error)),
+                Err(error) => return End::Broken(error),
             };
             let end = at + bytes.len() as u64;
             if end > blob.size_bytes {

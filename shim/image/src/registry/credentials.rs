@@ -4,7 +4,7 @@ mod helper;
 
 pub use helper::HelperError;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -144,7 +144,7 @@ pub enum AuthFileError {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Document {
-    auths: HashMap<String, Entry>,
+    auths: BTreeMap<String, Entry>,
     #[serde(rename = "credHelpers")]
     helpers: BTreeMap<String, String>,
     #[serde(rename = "credsStore")]
@@ -157,6 +157,21 @@ impl Document {
         let own = self.helpers.iter().find(|(server, _)| is_address_of(server, host)).map(|(_, name)| name);
         Some(own.unwrap_or(&self.store).as_str()).filter(|name| !name.is_empty())
     }
+}
+
+/// How much of a repository an entry of `auths` names; `None` if it is of another registry or repository.
+fn path_len(server: &str, host: &str, repository: &str) -> Option<usize> {
+    if !is_address_of(server, host) {
+        return None;
+    }
+    let server = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let path = server.split_once('/').map_or("", |(_, path)| path).trim_matches('/');
+    // The protocol's own paths say nothing of a repository.
+    if matches!(path, "" | "v1" | "v2") {
+        return Some(0);
+    }
+    let rest = repository.strip_prefix(path)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(path.len())
 }
 
 #[derive(Deserialize, Default)]
@@ -177,7 +192,9 @@ impl AuthFile {
     }
 
     /// What the file has for a host; of a file that is not there, nothing. This blocks, as long as a program takes that it names.
-    pub(crate) fn credentials_for(&self, host: &str) -> Result<Credentials, AuthFileError> {
+    ///
+    /// Of several entries the one counts whose path leads furthest to the repository, as `registry.test/team` does for `team/app`.
+    pub(crate) fn credentials_for(&self, host: &str, repository: &str) -> Result<Credentials, AuthFileError> {
         let read = || {
             let metadata = std::fs::metadata(&self.path)?;
             if metadata.len() > FILE_LEN_MAX || !metadata.is_file() {
@@ -195,7 +212,9 @@ impl AuthFile {
         if let Some(name) = document.helper_of(host) {
             return self.ask_helper(name, host);
         }
-        let found = document.auths.into_iter().find(|(server, _)| is_address_of(server, host));
+        let fits = |(server, entry): (String, Entry)| Some((path_len(&server, host, repository)?, server, entry));
+        let found = document.auths.into_iter().filter_map(fits).max_by_key(|(path_len, ..)| *path_len);
+        let found = found.map(|(_, server, entry)| (server, entry));
         let Some((server, entry)) = found else { return Ok(Credentials::Anonymous) };
         entry.credentials().map_err(|source| AuthFileError::Entry { path: self.path.clone(), server, source })
     }
@@ -239,32 +258,40 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("config.json");
         let file = AuthFile::new(&path);
-        assert_eq!(file.credentials_for("reg.test").expect("absent"), Credentials::Anonymous);
+        assert_eq!(file.credentials_for("reg.test", "app").expect("absent"), Credentials::Anonymous);
         let text = r#"{"auths": {
             "https://index.docker.io/v1/": {"auth": "aHViOnB3AAA="},
             "reg.test:5000": {"auth": "dTpwOnE="},
             "HTTPS://plain.test/v2": {"username": "u", "password": "p"},
             "id.test": {"auth": "", "identitytoken": "refresh"},
             "token.test": {"registrytoken": "bearer"},
+            "many.test/team/app": {"username": "app", "password": "p"}, "many.test/team/": {"username": "team", "password": "p"},
+            "many.test": {"username": "all", "password": "p"}, "other.test/team": {"username": "no", "password": "p"},
             "broken.test": {"auth": "%%%"}, "empty.test": {}
         }, "credsStore": "", "credHelpers": {"docker.io": "", "out.test": "../out"}, "HttpHeaders": {}}"#;
         std::fs::write(&path, text).expect("write");
-        let of = |host: &str| file.credentials_for(host).expect(host);
+        let of = |host: &str| file.credentials_for(host, "team/app").expect(host);
         assert_eq!(of("docker.io"), password("hub", "pw"));
         assert_eq!(of("registry-1.docker.io"), password("hub", "pw"));
         assert_eq!(of("reg.test:5000"), password("u", "p:q"));
         assert_eq!(of("plain.test"), password("u", "p"));
         assert_eq!(of("id.test"), Credentials::IdentityToken("refresh".to_owned()));
         assert_eq!(of("token.test"), Credentials::RegistryToken("bearer".to_owned()));
+        let of_repository = |repository: &str| match file.credentials_for("many.test", repository).expect(repository) {
+            Credentials::Password { username, .. } => username,
+            other => format!("{other:?}"),
+        };
+        let users = ["team/app", "team/app/part", "team/apple", "team", "other"].map(of_repository);
+        assert_eq!(users, ["app", "app", "team", "team", "all"], "the nearest entry counts");
         for host in ["reg.test", "reg.test:5001", "empty.test", "est"] {
             assert_eq!(of(host), Credentials::Anonymous, "{host}");
         }
-        let error = file.credentials_for("broken.test").expect_err("malformed").to_string();
+        let error = file.credentials_for("broken.test", "app").expect_err("malformed").to_string();
         assert!(error.contains("broken.test") && !error.contains("%%%"), "{error}");
-        let error = file.credentials_for("out.test").expect_err("it is no name").to_string();
+        let error = file.credentials_for("out.test", "app").expect_err("it is no name").to_string();
         assert!(error.contains("../out"), "{error}");
         std::fs::write(&path, "{\n\"auths\": \"secret\"}").expect("write");
-        let error = file.credentials_for("reg.test").expect_err("no object").to_string();
+        let error = file.credentials_for("reg.test", "app").expect_err("no object").to_string();
         assert!(error.contains("line 2") && !error.contains("secret"), "{error}");
     }
 

@@ -70,7 +70,9 @@ impl Session {
         for endpoint in endpoints {
             let known = |host: &str| match origin.auth_file {
                 None => Ok(Credentials::Anonymous),
-                Some(file) => file.credentials_for(host).map_err(|source| RegistryError::AuthFile { host: host.to_owned(), source }),
+                Some(file) => file
+                    .credentials_for(host, reference.repository())
+                    .map_err(|source| RegistryError::AuthFile { host: host.to_owned(), source }),
             };
             let credentials = match (endpoint.is_mirror, credentials) {
                 (true, _) => known(&endpoint.host)?,

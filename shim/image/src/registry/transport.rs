@@ -12,9 +12,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Certificate, Client, Identity, Method, Response, Url};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::hosts::speaker_of;
 use super::{Patience, RegistryError, TransferError, host_of};
@@ -96,18 +98,22 @@ impl Transport {
                 ("https", "http") => return Err(protocol("it redirects from HTTPS to plain HTTP")),
                 _ => return Err(protocol("it redirects to no http or https address")),
             }
-            theirs = if next.origin() == url.origin() { None } else { Some(self.speaker_of(&next).await?) };
+            theirs = if next.origin() == url.origin() { None } else { Some(self.speaker_of(&next, speaker).await?) };
             target = next;
         }
         Err(protocol("it redirects without an end"))
     }
 
-    /// How an origin is spoken to that a registry sends us to. The registry's own settings are not for it.
-    pub(super) async fn speaker_of(&self, url: &Url) -> Result<Speaker, RegistryError> {
+    /// How an origin is spoken to that a registry sends us to: as its own settings say. Of the registry's it has the authorities alone,
+    /// since one private authority mostly vouches for all that belongs to a registry.
+    pub(super) async fn speaker_of(&self, url: &Url, registry: &Speaker) -> Result<Speaker, RegistryError> {
         let (hosts_dir, address) = (self.hosts_dir.clone(), url.clone());
         let read = spawn_blocking(move || speaker_of(hosts_dir.as_deref(), &address)).await;
         // Where the runtime ends before the file is read, nobody waits for it.
-        read.unwrap_or_else(|_| Ok(Speaker::default())).map_err(|source| RegistryError::Hosts { host: host_of(url), source })
+        let read = read.unwrap_or_else(|_| Ok(Speaker::default()));
+        let mut theirs = read.map_err(|source| RegistryError::Hosts { host: host_of(url), source })?;
+        theirs.tls.authorities.extend(registry.tls.authorities.iter().cloned());
+        Ok(theirs)
     }
 
     async fn send(&self, url: &Url, speaker: &Speaker, ask: &Ask<'_>, is_foreign: bool) -> Result<Response, RegistryError> {
@@ -120,15 +126,25 @@ impl Transport {
         if let Some(form) = &ask.form {
             request = request.header("content-type", "application/x-www-form-urlencoded").body(form.clone());
         }
-        request.send().await.map_err(|error| self.unreachable(ask.host, error))
+        // The connection is a part of it, unless that was given more time.
+        let patience = speaker.dial.unwrap_or_default().max(self.patience.progress);
+        match timeout(patience, request.send()).await {
+            Ok(sent) => sent.map_err(|error| unreachable(ask.host, error)),
+            Err(_) => Err(self.stalled(ask.host)),
+        }
     }
 
-    pub(super) fn unreachable(&self, host: &str, error: reqwest::Error) -> RegistryError {
-        if error.is_timeout() && !error.is_connect() {
-            RegistryError::Stalled { host: host.to_owned(), patience: self.patience.progress }
-        } else {
-            RegistryError::Unreachable { host: host.to_owned(), source: error.into() }
+    /// The next bytes of an answer; `None` at its end. Only what it takes from here on counts as the registry's silence, and not what
+    /// the caller did with the bytes before.
+    pub(super) async fn chunk(&self, host: &str, response: &mut Response) -> Result<Option<Bytes>, RegistryError> {
+        match timeout(self.patience.progress, response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|error| unreachable(host, error)),
+            Err(_) => Err(self.stalled(host)),
         }
+    }
+
+    fn stalled(&self, host: &str) -> RegistryError {
+        RegistryError::Stalled { host: host.to_owned(), patience: self.patience.progress }
     }
 
     fn client(&self, speaker: &Speaker, is_https: bool) -> Result<Client, TransferError> {
@@ -152,7 +168,6 @@ impl Transport {
             .retry(reqwest::retry::never())
             .referer(false)
             .connect_timeout(speaker.dial.unwrap_or(self.patience.connect))
-            .read_timeout(self.patience.progress)
             .pool_idle_timeout(Duration::from_secs(30));
         if speaker.is_local || is_without_proxies() {
             builder = builder.no_proxy();
@@ -182,6 +197,10 @@ fn is_without_proxies() -> bool {
     listed.is_some_and(|listed| listed.split(',').any(|entry| entry.trim() == "*"))
 }
 
+fn unreachable(host: &str, error: reqwest::Error) -> RegistryError {
+    RegistryError::Unreachable { host: host.to_owned(), source: error.into() }
+}
+
 /// Reads an answer's body, if it is not longer than allowed.
 pub(super) async fn read_body(
     transport: &Transport,
@@ -195,7 +214,7 @@ pub(super) async fn read_body(
         return Err(too_large());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| transport.unreachable(host, error))? {
+    while let Some(chunk) = transport.chunk(host, &mut response).await? {
         if body.len() as u64 + chunk.len() as u64 > limit_bytes {
             return Err(too_large());
         }

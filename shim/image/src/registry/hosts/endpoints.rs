@@ -45,15 +45,22 @@ pub(crate) fn endpoints_of(hosts_dir: Option<&Path>, registry: &str) -> Result<V
         return Ok(vec![endpoint]);
     };
     let own = file.take_own();
+    // What has another name than the registry is a mirror as far as credentials go, wherever it stands in the file.
+    let is_mirror = |host: &str| !is_address_of(host, registry.trim_end_matches(":443"));
     let mut endpoints = Vec::new();
     for (url, settings) in file.host.0 {
-        endpoints.push(source.endpoint(&url, &format!("host.{url:?}"), settings, true)?);
+        let mut endpoint = source.endpoint(&url, &format!("host.{url:?}"), settings, true)?;
+        endpoint.is_mirror = is_mirror(&endpoint.host);
+        endpoints.push(endpoint);
     }
     let server = file.server.filter(|server| !server.is_empty());
     let mut last = source.endpoint(&server.clone().unwrap_or_else(|| secure_server(registry)), "server", own, false)?;
-    // A server of another name is a mirror as far as credentials go.
-    last.is_mirror = server.is_some() && !is_address_of(&last.host, registry.trim_end_matches(":443"));
-    endpoints.push(last);
+    last.is_mirror = server.is_some() && is_mirror(&last.host);
+    // One that has an entry of its own, and nothing more is said of it, was asked by then.
+    let is_asked = |endpoint: &Endpoint| endpoint.base == last.base && endpoint.can_resolve && endpoint.can_pull;
+    if last.speaker.tls != TlsSettings::default() || !endpoints.iter().any(is_asked) {
+        endpoints.push(last);
+    }
     Ok(endpoints)
 }
 
@@ -240,6 +247,16 @@ mod tests {
             assert_eq!(bases(&endpoints), [base], "{registry}");
             assert!(!endpoints[0].is_mirror && endpoints[0].can_resolve && endpoints[0].can_pull);
         }
+    }
+
+    #[test]
+    fn a_registry_with_an_entry_of_its_own_is_no_mirror_and_asked_once() {
+        let text = "server = \"https://reg.test:5000\"\n[host.\"https://reg.test:5000\"]\nca = \"ca.pem\"\n";
+        let endpoints = with("reg.test_5000_", text, "reg.test:5000").expect("well-formed");
+        assert_eq!(bases(&endpoints), ["https://reg.test:5000/v2/"]);
+        assert!(!endpoints[0].is_mirror && endpoints[0].speaker.tls.authorities.len() == 1);
+        let text = format!("ca = \"b.pem\"\n{text}");
+        assert_eq!(with("reg.test_5000_", &text, "reg.test:5000").expect("well-formed").len(), 2, "more is said of it");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::Place;
 use crate::registry::challenge::Challenge;
 use crate::registry::credentials::Credentials;
 use crate::registry::error::Message;
-use crate::registry::transport::{Ask, Attempts, Transport, is_passing, pause, read_body, retry_after};
+use crate::registry::transport::{Ask, Transport, is_passing, read_body};
 use crate::registry::{RegistryError, host_of};
 
 const ANSWER_LEN_MAX: u64 = 1 << 20;
@@ -80,29 +80,17 @@ impl TokenRequest<'_> {
         credentials: &Credentials,
     ) -> Result<String, RegistryError> {
         let is_own = self.realm.origin() == place.endpoint.base.origin();
-        let speaker = if is_own { place.endpoint.speaker.clone() } else { transport.speaker_of(&self.realm).await? };
+        let speaker =
+            if is_own { place.endpoint.speaker.clone() } else { transport.speaker_of(&self.realm, &place.endpoint.speaker).await? };
         let host = host_of(&self.realm);
         let (url, ask) = self.ask(credentials, &host);
-        let mut attempts = Attempts::new(true);
-        let (status, body) = loop {
-            let asked = async {
-                let response = transport.ask(&url, &speaker, &ask).await?.response;
-                let (status, wait) = (response.status(), retry_after(response.headers()));
-                Ok((status, wait, read_body(transport, &host, "a token", response, ANSWER_LEN_MAX).await?))
-            };
-            let (error, wait) = match asked.await {
-                Ok((status, wait, body)) if is_passing(status) => {
-                    (RegistryError::Busy { host: host.clone(), status, message: Message::of_body(&body) }, wait)
-                }
-                Ok((status, _, body)) => break (status, body),
-                Err(error) => (error, None),
-            };
-            let time = if error.is_unavailable() { attempts.failed(wait) } else { None };
-            match time {
-                Some(time) => pause(time).await,
-                None => return Err(error),
-            }
-        };
+        // Once: whoever asked the registry asks it again after a failure that may pass, and then comes here again.
+        let response = transport.ask(&url, &speaker, &ask).await?.response;
+        let status = response.status();
+        let body = read_body(transport, &host, "a token", response, ANSWER_LEN_MAX).await?;
+        if is_passing(status) {
+            return Err(RegistryError::Busy { host, status, message: Message::of_body(&body) });
+        }
         if !status.is_success() {
             let (repository, message) = (repository.to_owned(), Message::of_body(&body));
             return Err(match status {
