@@ -34,7 +34,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::digest::Digest;
-use crate::import::{self, Content, Descriptor, PlannedImage, PlannedLayer};
+use crate::document::{self, Content, Descriptor, PlannedImage, PlannedLayer};
 use crate::reference::Reference;
 use crate::registry::{AuthFile, Credentials, Document, Origin, Patience, RegistryError, Session, Transport};
 use crate::store::RECORD_ATTEMPTS_MAX;
@@ -255,7 +255,7 @@ impl Pull {
     async fn ask_for_digest(&self) -> Result<Option<Digest>, PullError> {
         let given = self.reference.digest();
         let name = given.map_or(self.reference.tag().unwrap_or_default(), Digest::as_str);
-        let told = match self.session.digest_of(name, given.is_some(), &import::accepted_manifests()).await {
+        let told = match self.session.digest_of(name, given.is_some(), &document::accepted_manifests()).await {
             // Registries that do not know HEAD: whether the image may be had, its manifest will show.
             Err(RegistryError::Status { .. }) => return Ok(None),
             told => told?,
@@ -272,7 +272,7 @@ impl Pull {
     async fn manifest(&self, digest: Option<&Digest>) -> Result<Document, PullError> {
         let limit = self.context.store.limits().document_bytes;
         let tag = self.reference.tag().unwrap_or_default();
-        Ok(self.session.manifest(tag, digest, &import::accepted_manifests(), limit).await?)
+        Ok(self.session.manifest(tag, digest, &document::accepted_manifests(), limit).await?)
     }
 
     /// Follows indexes to the manifest for this machine, and reads the configuration.
@@ -280,17 +280,17 @@ impl Pull {
         let limits = self.context.store.limits();
         let target_digest = target.digest.clone();
         let mut document = target;
-        for _ in 0..import::INDEX_DEPTH_MAX {
+        for _ in 0..document::INDEX_DEPTH_MAX {
             let object = document.digest.to_string();
-            match import::content(&object, &document.bytes, limits)? {
+            match document::content(&object, &document.bytes, limits)? {
                 Content::Index(manifests) => {
-                    let descriptor = import::for_this_machine(manifests, object)?;
+                    let descriptor = document::for_this_machine(manifests, object)?;
                     document = self.child(&descriptor).await?;
                 }
                 Content::Manifest { config, layers } => {
-                    let (blob, layers) = import::manifest_parts(&config, &layers, limits)?;
+                    let (blob, layers) = document::manifest_parts(&config, &layers, limits)?;
                     let config_bytes = self.session.document(&blob, limits.document_bytes).await?;
-                    let mut image = import::planned_image(blob.digest.as_str(), config_bytes, layers, limits)?;
+                    let mut image = document::planned_image(blob.digest.as_str(), config_bytes, layers, limits)?;
                     image.names = vec![self.reference.clone()];
                     image.manifest_digest = Some(document.digest);
                     image.target_digest = Some(target_digest);

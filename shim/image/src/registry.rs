@@ -21,7 +21,7 @@
 //! - Whatever a server says, what is kept in memory is bounded, and a server that says nothing is given up on.
 //!
 //! reqwest speaks HTTP, but follows no redirect and repeats nothing by itself: what is sent again and with which headers is
-//! decided here. Does not know what images are.
+//! decided here. Knows of an image its blobs' digests and sizes, and no more.
 
 mod blob;
 mod challenge;

@@ -42,7 +42,8 @@ use rustix::io::Errno;
 
 use crate::archive::Source;
 use crate::digest::{Digest, is_hex};
-use crate::import::{self, PlanOptions, PlannedImage, Progress};
+use crate::document::PlannedImage;
+use crate::import::{self, PlanOptions, Progress};
 use crate::reference::Reference;
 use crate::unpack::Limits;
 use crate::{Error, tree};

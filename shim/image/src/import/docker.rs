@@ -5,11 +5,12 @@
 
 use serde::Deserialize;
 
-use super::{PlanOptions, PlannedImage, parse, planned_image};
+use super::PlanOptions;
 use crate::Error;
 use crate::archive::{Object, Source};
 use crate::bounded::{List, Weigh};
 use crate::digest::Digest;
+use crate::document::{PlannedImage, parse, planned_image};
 use crate::excerpt::excerpt;
 use crate::reference::Reference;
 

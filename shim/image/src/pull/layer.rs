@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{Context, LayerKey, PullError, PullProgress, PulledOrThere, blocking};
 use crate::Error;
 use crate::digest::Digest;
-use crate::import::{Blob, PlannedLayer};
+use crate::document::{Blob, PlannedLayer};
 use crate::registry::{BlobSink, Credentials, Session};
 use crate::store::pulled::{PulledLayer, WorkLock};
 

@@ -9,7 +9,7 @@ use reqwest::{Method, Response, StatusCode};
 use super::RegistryError;
 use super::session::{Place, Session, Wanted};
 use super::transport::{Attempts, pause};
-use crate::import::Blob;
+use crate::document::Blob;
 
 /// What came since the last failure makes good for it, if it is so much.
 const PROGRESS_BYTES: u64 = 256 << 10;

@@ -13,7 +13,7 @@ use super::hosts::{Endpoint, endpoints_of};
 use super::transport::{Ask, Attempts, Transport, is_passing, pause, read_body, retry_after};
 use super::{RegistryError, is_loopback, split_port};
 use crate::digest::Digest;
-use crate::import::Blob;
+use crate::document::Blob;
 use crate::reference::Reference;
 
 mod token;

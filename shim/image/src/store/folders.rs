@@ -23,7 +23,7 @@ use serde::Serialize;
 use super::record::{LayerFile, write_json};
 use super::{ImageStore, LAYER_RECORD, UPPER};
 use crate::digest::Digest;
-use crate::import::PlannedImage;
+use crate::document::PlannedImage;
 use crate::tree::open_child;
 use crate::unpack::{OPAQUE_XATTR, attributes::is_for_images};
 use crate::{Error, tree};

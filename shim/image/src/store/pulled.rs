@@ -12,7 +12,7 @@ use super::lock::{Lock, TMP};
 use super::record::ImageRecord;
 use crate::Error;
 use crate::digest::{Digest, Hashing};
-use crate::import::{PlannedImage, PlannedLayer};
+use crate::document::{PlannedImage, PlannedLayer};
 use crate::reference::Reference;
 use crate::unpack::Limits;
 

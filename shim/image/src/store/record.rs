@@ -3,17 +3,16 @@
 //! A file is written beside its place, synced and renamed, so a reader sees the old one or the new one. An image's record
 //! holds the configuration verbatim: its digest must be the image's ID, which shows damage.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use crate::bounded::{Entries, List};
 use crate::digest::Digest;
+use crate::document::ImageConfig;
 use crate::tree::Usage;
 
 /// Version of all record formats.
@@ -47,99 +46,6 @@ impl ImageRecord {
     /// What containers stand on, lowest first: the layers, and the folders above them.
     pub(crate) fn stack(&self) -> impl Iterator<Item = &Digest> {
         self.layers.iter().chain(&self.folders)
-    }
-}
-
-/// The part of an image configuration that a runtime acts on (OCI image specification, "Image Configuration").
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageConfig {
-    /// Operating system, in Go's terms.
-    pub os: String,
-    /// Architecture, in Go's terms.
-    pub architecture: String,
-    /// Creation time, RFC 3339, as the builder wrote it.
-    pub created: Option<String>,
-    /// User and group, in any of the forms [`crate::user`] knows.
-    pub user: String,
-    /// Environment, `NAME=value`.
-    pub env: Vec<String>,
-    /// First part of the command line.
-    pub entrypoint: Vec<String>,
-    /// Rest of the command line, or all of it.
-    pub cmd: Vec<String>,
-    /// Working directory; empty means `/`.
-    pub working_dir: String,
-    /// Labels, for reporting only.
-    pub labels: BTreeMap<String, String>,
-    /// Signal that asks the container to stop; empty means the default.
-    pub stop_signal: String,
-    /// Directories the image declares as volumes.
-    pub volumes: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct ConfigDocument {
-    #[serde(default, deserialize_with = "null_as_default")]
-    os: String,
-    #[serde(default, deserialize_with = "null_as_default")]
-    architecture: String,
-    #[serde(default)]
-    created: Option<String>,
-    #[serde(default, deserialize_with = "null_as_default")]
-    config: ProcessDocument,
-    rootfs: RootFsDocument,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct ProcessDocument {
-    #[serde(deserialize_with = "null_as_default")]
-    user: String,
-    #[serde(deserialize_with = "null_as_default")]
-    env: List<String>,
-    #[serde(deserialize_with = "null_as_default")]
-    entrypoint: List<String>,
-    #[serde(deserialize_with = "null_as_default")]
-    cmd: List<String>,
-    #[serde(deserialize_with = "null_as_default")]
-    working_dir: String,
-    #[serde(deserialize_with = "null_as_default")]
-    labels: Entries<String>,
-    #[serde(deserialize_with = "null_as_default")]
-    stop_signal: String,
-    #[serde(deserialize_with = "null_as_default")]
-    volumes: Entries<serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct RootFsDocument {
-    #[serde(default, deserialize_with = "null_as_default")]
-    diff_ids: List<Digest>,
-}
-
-fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-impl ImageConfig {
-    /// Parses an image configuration into what a runtime needs and the layers' diff IDs, lowest first.
-    pub(crate) fn parse(json: &[u8]) -> Result<(Self, Vec<Digest>), serde_json::Error> {
-        let document: ConfigDocument = serde_json::from_slice(json)?;
-        let process = document.config;
-        let config = Self {
-            os: document.os,
-            architecture: document.architecture,
-            created: document.created,
-            user: process.user,
-            env: process.env.0,
-            entrypoint: process.entrypoint.0,
-            cmd: process.cmd.0,
-            working_dir: process.working_dir,
-            labels: process.labels.0,
-            stop_signal: process.stop_signal,
-            volumes: process.volumes.0.into_keys().collect(),
-        };
-        Ok((config, document.rootfs.diff_ids.0))
     }
 }
 

@@ -28,11 +28,11 @@ pub(crate) struct Platform {
 
 /// How well an image fits: the least is the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Fit(u8);
+pub(crate) struct Fit(u8);
 
 impl Fit {
     /// It does not say what it is for.
-    pub(super) const UNSAID: Self = Self(u8::MAX);
+    pub(crate) const UNSAID: Self = Self(u8::MAX);
 }
 
 impl Platform {
