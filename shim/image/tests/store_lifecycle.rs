@@ -225,6 +225,27 @@ fn what_a_crash_left_is_collected_on_opening() {
 }
 
 #[test]
+fn what_is_nobodys_in_the_folder_of_containers_is_in_nobodys_way() {
+    let fixture = Fixture::new();
+    let record = fixture.import(&on_base("x"), "app");
+    fixture.store.create_snapshot("c", &record).unwrap();
+    let containers = fixture.root().join("containers");
+    fs::create_dir_all(containers.join("lost+found/x")).unwrap();
+    fs::create_dir(containers.join("notes")).unwrap();
+    fs::write(containers.join("README"), "not a container").unwrap();
+    let reopened = ImageStore::open(&fixture.root()).unwrap();
+    let mut snapshots = reopened.snapshots().unwrap();
+    snapshots.sort();
+    assert_eq!(snapshots, ["c", "notes"]);
+    reopened.filesystem_usage().unwrap();
+    // Layers are collected all the same.
+    reopened.remove_snapshot("c").unwrap();
+    reopened.remove("app").unwrap();
+    assert_eq!(fixture.names("layers"), Vec::<String>::new());
+    assert!(containers.join("lost+found/x").is_dir());
+}
+
+#[test]
 fn damaged_records_cost_one_image_and_no_more() {
     let fixture = Fixture::new();
     let good = fixture.import(&on_base("good"), "good");

@@ -162,7 +162,7 @@ impl ImageStore {
         removed
     }
 
-    /// The IDs of all containers that have a snapshot.
+    /// The IDs of all containers that have a snapshot. What else is there, a file system's `lost+found`, is none of ours.
     ///
     /// # Errors
     /// If the directory cannot be read.
@@ -171,7 +171,13 @@ impl ImageStore {
         let list = || -> io::Result<Vec<String>> {
             let mut ids = Vec::new();
             for entry in std::fs::read_dir(&path)? {
-                ids.extend(entry?.file_name().into_string());
+                let entry = entry?;
+                let id = entry.file_name().into_string().ok().filter(|name| is_container_id(name));
+                if let Some(id) = id
+                    && entry.file_type()?.is_dir()
+                {
+                    ids.push(id);
+                }
             }
             Ok(ids)
         };
@@ -204,14 +210,16 @@ impl ImageStore {
     }
 
     pub(super) fn snapshot_dir(&self, container_id: &str) -> Result<PathBuf, Error> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        let valid =
-            (1..=CONTAINER_ID_LEN_MAX).contains(&container_id.len()) && container_id.bytes().all(plain) && !container_id.starts_with('.');
-        if !valid {
+        if !is_container_id(container_id) {
             return Err(Error::ContainerId { container_id: container_id.to_owned() });
         }
         Ok(self.containers_dir().join(container_id))
     }
+}
+
+fn is_container_id(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=CONTAINER_ID_LEN_MAX).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.')
 }
 
 /// Makes what is in a snapshot. The upper directory is what the container sees as `/`, so it looks like the image's.
