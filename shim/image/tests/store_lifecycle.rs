@@ -302,6 +302,25 @@ fn a_record_of_another_version_or_that_cannot_be_read_is_left_alone_and_collects
 }
 
 #[test]
+fn a_layer_of_another_version_is_not_replaced_under_a_container() {
+    let fixture = Fixture::new();
+    let record = fixture.import(&on_base("x"), "app");
+    let snapshot = fixture.store.create_snapshot("c", &record).unwrap();
+    fixture.store.remove("app").unwrap();
+    let file = snapshot.lower_dirs[0].with_file_name("layer.json");
+    let whole = fs::read_to_string(&file).unwrap();
+    fs::write(&file, whole.replace("\"version\":1", "\"version\":99")).unwrap();
+    let inode = fs::metadata(&snapshot.lower_dirs[0]).unwrap().ino();
+    let error = fixture.store.import(&fixture.archive(&on_base("x").oci("app")), None).unwrap_err();
+    let text = common::chain(&error);
+    assert!(text.contains("version is 99"), "{text}");
+    assert_eq!(fs::metadata(&snapshot.lower_dirs[0]).unwrap().ino(), inode);
+    // One that is damaged is replaced.
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    fixture.import(&on_base("x"), "app");
+}
+
+#[test]
 fn usage_is_what_is_on_disk() {
     let fixture = Fixture::new();
     assert_eq!(fixture.store.images_usage().unwrap(), Usage::default());

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::folders::IMPLIED_RECORD;
 use super::lock::{LAYERS, Lock, TMP};
-use super::record::{LayerFile, SnapshotFile, write_json};
+use super::record::{LayerFile, SnapshotFile, is_damage, write_json};
 use super::{ImageStore, LAYER_RECORD, SNAPSHOT_RECORD, UPPER};
 use crate::archive::Source;
 use crate::decompress::Decompressed;
@@ -147,13 +147,16 @@ impl ImageStore {
         let place = self.layer_dir(diff_id);
         loop {
             match renameat_with(CWD, staging, CWD, &place, RenameFlags::NOREPLACE) {
-                Err(Errno::EXIST | Errno::NOTEMPTY) if self.layer_record(diff_id).is_ok() => return Ok(()),
-                Err(Errno::EXIST | Errno::NOTEMPTY) => {
-                    // A layer whose record is damaged makes way for the good one.
-                    if let Some(moved) = self.move_to_tmp(&place)? {
-                        self.remove_tmp(&moved)?;
+                Err(Errno::EXIST | Errno::NOTEMPTY) => match self.layer_record(diff_id) {
+                    Ok(_) => return Ok(()),
+                    // A layer whose record is damaged makes way for the good one. One that is only out of sight may be in use.
+                    Err(error) if is_damage(&error) => {
+                        if let Some(moved) = self.move_to_tmp(&place)? {
+                            self.remove_tmp(&moved)?;
+                        }
                     }
-                }
+                    Err(error) => return Err(error),
+                },
                 result => return Ok(result?),
             }
         }
