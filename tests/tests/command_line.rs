@@ -28,6 +28,8 @@ async fn a_mistake_in_the_configuration_names_file_line_and_key() -> Result<()> 
         ("[network]\nsubnets = [\"10.0.0.0/8\", \"10.1.0.0/16\"]\n", 2, &["network.subnets", "overlap"]),
         ("[metrics]\naddress = \"192.0.2.1:9500\"\n", 2, &["metrics.address", "192.0.2.1"]),
         ("[cgroup]\ndriver = \"none\"\n", 2, &["cgroup.driver"]),
+        ("[image]\ndefault_registry = \"a:b:c\"\n", 2, &["image.default_registry", "a:b:c"]),
+        ("[image]\ndefault_registry = \"registry\"\n", 2, &["image.default_registry", "host:port"]),
         ("[nowhere]\n", 1, &["nowhere"]),
     ] {
         // The commands for images read the same file, and say the same.

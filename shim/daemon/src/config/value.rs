@@ -23,7 +23,7 @@ pub enum InvalidValue {
     #[error("a loopback address is due, like 127.0.0.1:9500, not {0}: whoever reaches it can read it")]
     NotLoopback(SocketAddr),
     /// Not the name of a registry.
-    #[error("a registry's host name is due, not {0:?}")]
+    #[error("a registry is due, `host` or `host:port` with a dot or a port, not {0:?}")]
     Registry(String),
     /// A time that is none, or too long to be one.
     #[error("1 to {TIMEOUT_SECONDS_MAX} seconds are due, not {0}")]
@@ -159,8 +159,7 @@ pub struct RegistryHost(String);
 
 impl RegistryHost {
     fn parse(text: String) -> Result<Self, InvalidValue> {
-        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
-        if !text.is_empty() && plain { Ok(Self(text)) } else { Err(InvalidValue::Registry(text)) }
+        if podbox_image::reference::is_registry(&text) { Ok(Self(text)) } else { Err(InvalidValue::Registry(text)) }
     }
 
     /// The host.
