@@ -237,7 +237,7 @@ fn what_is_nobodys_in_the_folder_of_containers_is_in_nobodys_way() {
     let mut snapshots = reopened.snapshots().unwrap();
     snapshots.sort();
     assert_eq!(snapshots, ["c", "notes"]);
-    reopened.filesystem_usage().unwrap();
+    reopened.images_usage().unwrap();
     // Layers are collected all the same.
     reopened.remove_snapshot("c").unwrap();
     reopened.remove("app").unwrap();
