@@ -6,6 +6,7 @@ use podbox_tests::pulls::{OTHER_PORT, PORT, blob, daemon_with, is_layer, left, n
 use podbox_tests::registry::{Answer, Asked, Compression, Content, Format, HostileRegistry, Pushed, digest_of};
 use podbox_tests::{Client, ContainerSpec, Daemon, DaemonOptions, PodSpec, TestImage, assert_refused, wait};
 use serde_json::json;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -145,6 +146,28 @@ async fn an_image_is_removed_at_once_while_others_are_on_their_way() -> Result<(
     let container = pod.run(&ContainerSpec::sleeper("a").image(&format!("{}/slow", registry.host()))).await?;
     assert_eq!(container.sh("cat /name").await?, "slow");
     pod.end().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_that_is_interrupted_leaves_nothing() -> Result<()> {
+    let daemon = daemon_with("").await?;
+    let mut content = Content::default();
+    let slow = content.push("slow", "latest", &image("slow"))?;
+    let gate = Gate::default();
+    let registry = HostileRegistry::start(daemon.shared_network(), PORT, content, gate.holding(&slow, 1))?;
+    let mut command = daemon.command(&["image", "pull", &format!("{}/slow", registry.host())]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut pulling = daemon.network().run(|| command.spawn().context("execute podbox image pull"))?;
+    wait::until_true("the base layer is unpacked", || left(&daemon).len() >= 2 && registry.gets_of(&slow.layers[1]) == 1).await?;
+    let pid = nix::unistd::Pid::from_raw(pulling.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+    let ended = pulling.wait()?;
+    let mut told = String::new();
+    std::io::Read::read_to_string(&mut pulling.stderr.take().context("its output")?, &mut told)?;
+    assert!(!ended.success() && told.contains("interrupted"), "{ended}: {told}");
+    assert_eq!(left(&daemon), [""; 0]);
+    gate.open();
     Ok(())
 }
 

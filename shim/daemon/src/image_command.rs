@@ -10,10 +10,15 @@ use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use podbox_image::{AuthFile, Credentials, ImageRecord, ImageStore, Progress, PullOptions, Puller, Reference, StoreOptions};
 use progress::PullView;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::json;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a pull that is interrupted may take to remove what it had unpacked; what is left then goes with the next start.
+const TAKING_BACK_MAX: Duration = Duration::from_secs(30);
 
 /// How results are shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -87,7 +92,7 @@ pub fn run(config: &Config, command: ImageCommand) -> anyhow::Result<()> {
         ImageCommand::Pull { image, username, authfile, output } => {
             let credentials = username.map(read_password).transpose()?.unwrap_or_default();
             let mut options = config.image.pull_options();
-            options.auth_file = Some(AuthFile::new(&choose_auth_file(config, authfile)));
+            options.auth_file = Some(AuthFile::new(&choose_auth_file(config, authfile)?));
             show(&[pull(store, options, &image, credentials, output)?], output)
         }
         ImageCommand::List { output } => show(&store.list().context("list the images")?, output),
@@ -121,27 +126,68 @@ fn pull(
     };
     let puller = Puller::observed(Arc::new(store), options, observer);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start the runtime")?;
-    let pulled = runtime.block_on(puller.pull(image, credentials));
+    let pulled = runtime.block_on(async {
+        tokio::select! {
+            pulled = puller.pull(image, credentials) => Some(pulled),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
     progress.end();
+    let Some(pulled) = pulled else {
+        // What was begun is taken back before the process goes.
+        drop(puller);
+        runtime.shutdown_timeout(TAKING_BACK_MAX);
+        anyhow::bail!("pull {image}: interrupted");
+    };
     // The chain of a shared error is told here: it cannot be handed on.
     pulled.map_err(|error| anyhow::anyhow!("pull {image}: {}", Chain(&*error)))
 }
 
-/// The one given; else the daemon's, if it is there; else docker's.
-fn choose_auth_file(config: &Config, given: Option<PathBuf>) -> PathBuf {
+/// The one given, which has to be there; else the daemon's, if it is there; else docker's.
+fn choose_auth_file(config: &Config, given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(given) = given {
+        std::fs::metadata(&given).with_context(|| format!("the credentials in {}", given.display()))?;
+        return Ok(given);
+    }
     let own = config.image.auth_file.as_ref().to_owned();
     let docker = || {
         let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
         let folder = folder.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")));
         folder.map(|folder| folder.join("config.json")).filter(|path| path.exists())
     };
-    given.unwrap_or_else(|| if own.exists() { own } else { docker().unwrap_or(own) })
+    Ok(if own.exists() { own } else { docker().unwrap_or(own) })
 }
 
+/// A line of standard input; on a terminal it is asked for and not shown.
 fn read_password(username: String) -> anyhow::Result<Credentials> {
     let mut password = String::new();
+    let silenced = io::stdin().is_terminal().then(|| SilentTerminal::new(&username)).transpose().context("ask for the password")?;
     io::stdin().lock().read_line(&mut password).context("read the password from standard input")?;
+    drop(silenced);
     Ok(Credentials::Password { username, password: password.trim_end_matches(['\r', '\n']).to_owned() })
+}
+
+/// A terminal that does not show what is typed, for as long as this lives.
+struct SilentTerminal {
+    before: Termios,
+}
+
+impl SilentTerminal {
+    fn new(username: &str) -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?;
+        write!(io::stderr(), "password of {username}: ")?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for SilentTerminal {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+        let _ = writeln!(io::stderr());
+    }
 }
 
 fn tell(progress: &Progress, colour: bool) {

@@ -20,6 +20,7 @@ pub(super) struct PullView {
 
 struct State {
     layers: Vec<Layer>,
+    downloaded_bytes: u64,
     begun: Instant,
     drawn: Option<Instant>,
     /// Lines on the terminal that the next drawing replaces.
@@ -35,7 +36,7 @@ struct Layer {
 
 impl PullView {
     pub(super) fn new(bars: bool) -> Self {
-        Self { state: Mutex::new(State { layers: Vec::new(), begun: Instant::now(), drawn: None, lines: 0 }), bars }
+        Self { state: Mutex::new(State { layers: Vec::new(), downloaded_bytes: 0, begun: Instant::now(), drawn: None, lines: 0 }), bars }
     }
 
     /// Takes note of what the pull does, and shows it.
@@ -86,6 +87,7 @@ impl State {
             PullProgress::Bytes { blob, count } => {
                 let found = self.layers.iter_mut().find(|layer| layer.blob == blob);
                 let Some(layer) = found else { return String::new() };
+                self.downloaded_bytes += count;
                 let is_first = layer.got_bytes == 0;
                 // A layer that is begun again at another place counts anew.
                 layer.got_bytes = if layer.got_bytes >= layer.size_bytes { count } else { layer.got_bytes + count };
@@ -129,8 +131,9 @@ impl State {
     fn summary(&self, now: Instant) -> String {
         let done = self.layers.iter().filter(|layer| layer.is_done).count();
         let got: u64 = self.layers.iter().map(|layer| layer.got_bytes).sum();
+        // Layers that were there are no part of the speed.
         let all: u64 = self.layers.iter().map(|layer| layer.size_bytes).sum();
-        let speed = megabytes(got) / now.duration_since(self.begun).as_secs_f64().max(0.001);
+        let speed = megabytes(self.downloaded_bytes) / now.duration_since(self.begun).as_secs_f64().max(0.001);
         format!("{done}/{} layers  {:.1}/{:.1} MB  {speed:.1} MB/s\n", self.layers.len(), megabytes(got), megabytes(all))
     }
 }
@@ -159,7 +162,7 @@ mod tests {
                 PullProgress::Unpacked { blob: a.clone() },
             ]
         };
-        let state = || State { layers: Vec::new(), begun: Instant::now(), drawn: None, lines: 0 };
+        let state = || State { layers: Vec::new(), downloaded_bytes: 0, begun: Instant::now(), drawn: None, lines: 0 };
         let mut plain = state();
         let lines: String = events().into_iter().map(|event| plain.note(event)).collect();
         assert_eq!(lines.lines().count(), 4, "{lines}");

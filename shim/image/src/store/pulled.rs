@@ -47,16 +47,24 @@ impl PulledLayer {
 impl Drop for PulledLayer {
     fn drop(&mut self) {
         let Some(staging) = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let (store, lock) = (self.store.clone(), self.lock.clone());
-        let discard = move || {
-            store.discard_tmp(&staging);
-            drop(lock);
-        };
-        // Removing takes as long as the tree is large: not on a thread that serves others.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(discard)),
-            Err(_) => discard(),
+        let discarded = Discarded { store: self.store.clone(), staging, _lock: self.lock.clone() };
+        // Removing takes as long as the tree is large: not on a thread that serves others. A runtime that ends drops what it does not run.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(discarded));
         }
+    }
+}
+
+/// What is in `tmp/` for nobody; it is removed with its value.
+struct Discarded {
+    store: Arc<ImageStore>,
+    staging: PathBuf,
+    _lock: WorkLock,
+}
+
+impl Drop for Discarded {
+    fn drop(&mut self) {
+        self.store.discard_tmp(&self.staging);
     }
 }
 
