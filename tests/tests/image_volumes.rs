@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use podbox_proto::v1;
+use podbox_tests::pulls::{PORT, pull};
+use podbox_tests::registry::{Compression, Content, Format, HostileRegistry};
 use podbox_tests::{Census, Container, ContainerSpec, Daemon, PodSpec, TestImage, assert_refused, wait};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -95,20 +97,38 @@ async fn the_layers_of_a_volume_outlive_the_image_and_a_restart_and_go_with_the_
     daemon.import(&model)?;
     let layers = daemon.root_dir().join("layers");
     let count = || -> Result<usize> { Ok(std::fs::read_dir(&layers).with_context(|| layers.display().to_string())?.count()) };
-    assert_eq!(count()?, 2, "layers");
+    // The base that both images have, its own, and one of folders alone.
+    assert_eq!(count()?, 3, "layers");
     let pod = daemon.run_pod(&PodSpec::new("kept")).await?;
     let container = pod.create(&volume(ContainerSpec::sleeper("a"), &model.name, "/model", "weights")).await?;
     let remove = v1::RemoveImageRequest { image: image_spec(&model.name) };
     daemon.images().remove_image(remove).await?;
     daemon.kill_9()?;
     daemon.start_again().await?;
-    assert_eq!(count()?, 2, "a container that was made keeps its layers");
+    assert_eq!(count()?, 3, "a container that was made keeps its layers");
     container.start().await?;
     assert_eq!(container.sh("cat /model/v1/data").await?, "one");
     let again = pod.create(&volume(ContainerSpec::sleeper("b"), &model.name, "/model", "")).await;
     assert_refused(again, Code::NotFound, &["ImageVolumeMountFailed: ", "/model", "model", "is not there"]);
     pod.end().await?;
     wait::until_true("the volume's layer is gone", || count().is_ok_and(|layers| layers == 1)).await
+}
+
+#[tokio::test]
+async fn an_image_without_layers_is_an_empty_volume() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let mut content = Content::default();
+    let config = br#"{"os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}"#;
+    content.push_parts("empty", "latest", config.to_vec(), Vec::new(), Compression::None, Format::Oci)?;
+    let registry = HostileRegistry::start(daemon.shared_network(), PORT, content, |_, _| None)?;
+    let name = format!("{}/empty", registry.host());
+    pull(&daemon.client(), &name).await?;
+    let pod = daemon.run_pod(&PodSpec::new("empty")).await?;
+    let container = pod.run(&volume(ContainerSpec::sleeper("a"), &name, "/empty", "")).await?;
+    assert_eq!(container.sh("ls -A /empty && echo seen").await?, "seen");
+    fails(&container, "echo x > /empty/new", "Read-only file system").await?;
+    pod.end().await?;
+    Ok(())
 }
 
 #[tokio::test]

@@ -62,6 +62,27 @@ async fn two_hundred_commands_at_once_each_get_their_own_output() -> Result<()> 
         .await
 }
 
+/// What the pods share, the last one takes with it; of many that end at once, one is.
+#[tokio::test]
+async fn pods_that_end_at_once_leave_no_parent() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    for round in 0..30 {
+        let mut pods = Vec::new();
+        for number in 0..6 {
+            pods.push(daemon.run_pod(&PodSpec::new(&format!("pod{round}-{number}"))).await?);
+        }
+        let ends: JoinSet<_> = pods.into_iter().map(|pod| async move { pod.end().await }).collect();
+        for end in ends.join_all().await {
+            end?;
+        }
+        let mut left = Census::take(&daemon)?.diff(&before);
+        left.retain(|line| line.contains("cgroup: "));
+        assert_eq!(left, [""; 0], "round {round}");
+    }
+    Ok(())
+}
+
 /// Its cgroup empties while it is waited for, and is removed by whoever hears first that the container ended.
 #[tokio::test]
 async fn a_pod_that_was_just_started_stops_at_once() -> Result<()> {

@@ -294,6 +294,31 @@ async fn people_pull_list_and_remove_with_the_command() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_terminal_shows_bars_and_a_pipe_lists_plain_lines() -> Result<()> {
+    let daemon = daemon_with("").await?;
+    let mut content = Content::default();
+    let pushed = content.push_large("large", "v1", 3, 4 << 20)?;
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
+    let name = format!("{}/large:v1", registry.host());
+    let words = daemon.command(&["image", "pull", &name]);
+    let words: Vec<String> =
+        std::iter::once(words.get_program()).chain(words.get_args()).map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    // What it executes has a terminal of its own.
+    let mut script = std::process::Command::new("script");
+    script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]).stdin(std::process::Stdio::null());
+    let pulled = daemon.network().run(|| Ok(script.output()?))?;
+    let shown = String::from_utf8_lossy(&pulled.stdout).into_owned();
+    assert!(pulled.status.success(), "{shown}");
+    for part in ["━", "MB/s", "3/3 layers", "\x1b[", &pushed.id[7..19]] {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+    let listed = daemon.command(&["image", "list"]).output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    assert!(listed.contains(&name) && listed.contains("MB") && !listed.contains('\x1b'), "{listed}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_large_image_takes_no_more_memory_than_a_small_one() -> Result<()> {
     const LAYER_BYTES: usize = 20 << 20;
     const MEMORY_KB_MAX: u64 = 64 << 10;

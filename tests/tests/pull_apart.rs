@@ -80,6 +80,36 @@ async fn a_registry_that_stalls_or_lies_about_a_layer_keeps_no_other_registrys_i
 }
 
 #[tokio::test]
+async fn layers_of_many_registries_take_their_turns() -> Result<()> {
+    const REGISTRIES: u16 = 24;
+    const AT_ONCE: usize = 16;
+    let daemon = daemon_with("").await?;
+    let client = daemon.client();
+    let gate = Gate::default();
+    let (mut registries, mut pulls) = (Vec::new(), Vec::new());
+    for number in 0..REGISTRIES {
+        let mut content = Content::default();
+        let pushed = content.push("a", "latest", &image(&format!("turn{number}")))?;
+        // The base layer is all that comes.
+        let held = gate.holding(&pushed, 0);
+        let registry = HostileRegistry::start(daemon.shared_network(), PORT + number, content, held)?;
+        pulls.push((begin(&client, format!("{}/a", registry.host())), pushed.id.clone()));
+        registries.push((registry, pushed));
+    }
+    let asked = || registries.iter().map(|(registry, pushed)| registry.gets_of("/blobs/") - registry.gets_of(&pushed.id)).sum::<usize>();
+    wait::until_true("as many layers as may be are asked for", || asked() >= AT_ONCE).await?;
+    tokio::time::sleep(wait::scaled(Duration::from_millis(500))).await;
+    // Small layers that came have made way for others; what waits at the gate has not.
+    let waiting = registries.iter().filter(|(registry, pushed)| registry.gets_of(&pushed.layers[0]) > 0).count();
+    assert!(waiting <= AT_ONCE, "{waiting} wait");
+    gate.open();
+    for (pull, id) in pulls {
+        assert_eq!(pull.await??, id);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_manifest_says_of_a_layers_size_is_for_its_image_alone() -> Result<()> {
     let daemon = daemon_with("").await?;
     let client = daemon.client();

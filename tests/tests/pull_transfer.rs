@@ -69,6 +69,25 @@ async fn a_registry_that_never_answers_is_asked_a_bounded_number_of_times() -> R
 }
 
 #[tokio::test]
+async fn a_registry_that_trickles_is_given_up_on_as_one_that_stalls() -> Result<()> {
+    for of_layer in [true, false] {
+        let scene = Scene::new("", move |asked, content, pushed| {
+            let bytes = if of_layer && is_layer(asked, pushed, 1) {
+                blob(content, pushed, 1)
+            } else if !of_layer && asked.method == "GET" && asked.path.contains(&pushed.id) {
+                &content.blobs[&pushed.id]
+            } else {
+                return None;
+            };
+            Some(Answer { trickle: Duration::from_millis(50), ..Answer::ok(bytes) })
+        })
+        .await?;
+        scene.refused("RegistryUnavailable: ", &["less than 1024 bytes a second"]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_busy_registry_is_asked_again_when_it_wants_to_be() -> Result<()> {
     let refusals = AtomicUsize::new(0);
     let scene = Scene::new("", move |_, _, _| match refusals.fetch_add(1, Ordering::SeqCst) {

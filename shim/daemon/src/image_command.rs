@@ -15,7 +15,7 @@ use serde_json::json;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a pull that is interrupted may take to remove what it had unpacked; what is left then goes with the next start.
 const TAKING_BACK_MAX: Duration = Duration::from_secs(30);
@@ -135,8 +135,11 @@ fn pull(
     progress.end();
     let Some(pulled) = pulled else {
         // What was begun is taken back before the process goes.
-        drop(puller);
+        let end = Instant::now() + TAKING_BACK_MAX;
         runtime.shutdown_timeout(TAKING_BACK_MAX);
+        while !puller.is_at_rest() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         anyhow::bail!("pull {image}: interrupted");
     };
     // The chain of a shared error is told here: it cannot be handed on.

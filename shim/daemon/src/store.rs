@@ -19,6 +19,7 @@ pub use record::{
     ContainerPhase, ContainerRecord, ExitReason, ImageIdentity, MadeContainer, PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord,
 };
 
+use crate::chain::Chain;
 use crate::plan::Layout;
 use crate::request::Resources;
 use feed::{Feed, changes_of_container, changes_of_sandbox};
@@ -251,36 +252,37 @@ impl Store {
         }
     }
 
-    /// Cgroup directories that pods before made and could not remove, since others were using them.
-    #[must_use]
-    pub fn shared_cgroups(&self) -> Made {
-        self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner).made.clone()
-    }
-
-    /// Keeps those of some cgroup directories that are still there, beside those that are kept, and writes them down: whoever stops a pod
-    /// next removes them.
+    /// Removes cgroup directories that a pod made, and those that pods before it could not remove since others were using them; what is
+    /// still used is kept for the next. One at a time: of pods that end at once, the last one finds nobody in what they shared.
     ///
     /// # Errors
-    /// The list cannot be written: a daemon after this one does not know of them.
-    pub fn keep_shared_cgroups(&self, made: Made) -> Result<(), RecordError> {
+    /// As `remove`. That the list cannot be written is logged: a daemon after this one would not know of what is in it, and the stop of
+    /// a pod makes room, or may be all that does.
+    pub fn remove_cgroups<E>(&self, made: Made, remove: impl FnOnce(&Made) -> Result<(), E>) -> Result<(), E> {
         let mut shared = self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = shared.made.clone();
         all.merge(made);
+        let removed = remove(&all);
         let remaining = all.remaining();
-        if remaining == shared.made && shared.is_written {
-            return Ok(());
-        }
-        let path = self.layout.shared_cgroups();
-        let written = if remaining.directories().is_empty() {
-            match std::fs::remove_file(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(RecordError::Write { path, source }),
-                _ => Ok(()),
+        if remaining != shared.made || !shared.is_written {
+            let written = self.write_shared_cgroups(&remaining);
+            if let Err(error) = &written {
+                tracing::error!(error = %Chain(error), "the list of cgroups that others use yet is behind");
             }
-        } else {
-            write_record(&path, &remaining)
-        };
-        *shared = SharedCgroups { made: remaining, is_written: written.is_ok() };
-        written
+            *shared = SharedCgroups { made: remaining, is_written: written.is_ok() };
+        }
+        removed
+    }
+
+    fn write_shared_cgroups(&self, remaining: &Made) -> Result<(), RecordError> {
+        let path = self.layout.shared_cgroups();
+        if !remaining.directories().is_empty() {
+            return write_record(&path, remaining);
+        }
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(RecordError::Write { path, source }),
+            _ => Ok(()),
+        }
     }
 
     fn remove_folder(&self, folder: &Path) -> Result<(), RecordError> {

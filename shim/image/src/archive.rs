@@ -150,7 +150,7 @@ fn is_plain_file(file: &File) -> io::Result<bool> {
         return Ok(false);
     }
     let region = Region { file: file.try_clone()?, offset: 0, end: 4 };
-    Ok(Decompressed::new(BufReader::new(region))?.is_plain())
+    Ok(Decompressed::new(BufReader::new(region), &|| true)?.is_plain())
 }
 
 /// Copies a source into an unnamed file that vanishes with its last descriptor.
@@ -158,7 +158,7 @@ fn copy_decompressed(source: File, scratch: &Path, limit_bytes: u64) -> io::Resu
     const O_TMPFILE: i32 = OFlags::TMPFILE.bits() as i32;
     let mut copy = File::options().read(true).write(true).mode(0o600).custom_flags(O_TMPFILE).open(scratch)?;
     let reader = BufReader::with_capacity(READ_BUFFER_LEN, source);
-    let mut reader = Decompressed::new(reader)?;
+    let mut reader = Decompressed::new(reader, &|| true)?;
     let mut buffer = vec![0; COPY_BUFFER_LEN];
     let mut copied_bytes = 0;
     loop {

@@ -4,7 +4,8 @@
 //! by side; of those with larger ones a process unpacks one at a time, so that no image decides how much memory is taken.
 
 use std::io::{self, BufRead, Chain, Cursor, Read};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -16,6 +17,9 @@ const HEAD_LEN: usize = 14;
 const ZSTD_WINDOW_LOG: u32 = 23;
 /// The largest window of a stream that is unpacked alone: 64 MiB. One that asks for more is refused.
 const ZSTD_WIDE_WINDOW_LOG: u32 = 26;
+
+/// How often who waits for that looks again.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Held by who unpacks a stream with a wide window.
 static WIDE: Mutex<()> = Mutex::new(());
@@ -31,17 +35,20 @@ pub(crate) enum Decompressed<R: BufRead> {
 }
 
 impl<R: BufRead> Decompressed<R> {
-    /// Chooses the decoder by the magic number at the start of `reader`. Waits where it needs much memory and another does so already.
-    pub(crate) fn new(mut reader: R) -> io::Result<Self> {
+    /// Chooses the decoder by the magic number at the start of `reader`. Waits where it needs much memory and another does so already,
+    /// as long as `is_wanted`.
+    pub(crate) fn new(mut reader: R, is_wanted: &dyn Fn() -> bool) -> io::Result<Self> {
         let mut head = Vec::with_capacity(HEAD_LEN);
         // One read may give less than there is.
         reader.by_ref().take(HEAD_LEN as u64).read_to_end(&mut head)?;
-        let (is_gzip, is_zstd, is_wide) = (head.starts_with(&GZIP_MAGIC), head.starts_with(&ZSTD_MAGIC), has_wide_window(&head));
+        let is_gzip = head.starts_with(&GZIP_MAGIC);
+        let is_zstd = head.starts_with(&ZSTD_MAGIC) || is_skippable(&head);
+        let is_wide = has_wide_window(&head);
         let looked = Cursor::new(head).chain(reader);
         if is_gzip {
             Ok(Self::Gzip(Box::new(MultiGzDecoder::new(looked))))
         } else if is_zstd {
-            let wide = is_wide.then(|| WIDE.lock().unwrap_or_else(PoisonError::into_inner));
+            let wide = if is_wide { Some(turn_of_the_wide(is_wanted)?) } else { None };
             let mut decoder = zstd::Decoder::with_buffer(looked)?;
             decoder.window_log_max(if wide.is_some() { ZSTD_WIDE_WINDOW_LOG } else { ZSTD_WINDOW_LOG })?;
             Ok(Self::Zstd { decoder, _wide: wide })
@@ -65,10 +72,30 @@ impl<R: BufRead> Decompressed<R> {
     }
 }
 
+/// Waits for the one place there is.
+fn turn_of_the_wide(is_wanted: &dyn Fn() -> bool) -> io::Result<MutexGuard<'static, ()>> {
+    loop {
+        match WIDE.try_lock() {
+            Ok(turn) => return Ok(turn),
+            Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
+            Err(TryLockError::WouldBlock) if is_wanted() => std::thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "nobody wants it any more")),
+        }
+    }
+}
+
+/// A frame that holds no content (RFC 8878, 3.1.2); packers that work in parallel begin with one.
+fn is_skippable(head: &[u8]) -> bool {
+    matches!(head, [first, 0x2a, 0x4d, 0x18, ..] if first >> 4 == 5)
+}
+
 /// Whether the first frame has a window over 2^[`ZSTD_WINDOW_LOG`] bytes (RFC 8878, 3.1.1.1). Later frames with larger windows than the
 /// first are refused by the decoder.
 fn has_wide_window(head: &[u8]) -> bool {
     const SINGLE_SEGMENT: u8 = 1 << 5;
+    if !head.starts_with(&ZSTD_MAGIC) {
+        return false;
+    }
     let Some((&descriptor, rest)) = head.get(ZSTD_MAGIC.len()..).and_then(<[u8]>::split_first) else { return false };
     if descriptor & SINGLE_SEGMENT == 0 {
         let Some(window) = rest.first() else { return false };
@@ -113,7 +140,7 @@ mod tests {
 
     fn unpacked(stream: &[u8]) -> io::Result<usize> {
         let mut plain = Vec::new();
-        Decompressed::new(BufReader::with_capacity(1, stream))?.read_to_end(&mut plain)
+        Decompressed::new(BufReader::with_capacity(1, stream), &|| true)?.read_to_end(&mut plain)
     }
 
     #[test]
@@ -143,16 +170,20 @@ mod tests {
         }
         for (stream, plain) in [(gzip.as_slice(), "plain"), (b"\x1f", "\x1f"), (b"", ""), (b"text", "text")] {
             let mut text = String::new();
-            Decompressed::new(BufReader::new(Slow(stream))).unwrap().read_to_string(&mut text).unwrap();
+            Decompressed::new(BufReader::new(Slow(stream)), &|| true).unwrap().read_to_string(&mut text).unwrap();
             assert_eq!(text, plain);
         }
         assert!(unpacked(&ZSTD_MAGIC).is_err());
+        let skipped = [&b"\x50\x2a\x4d\x18\x03\0\0\0xyz"[..], &packed(20, 1000, false)].concat();
+        assert_eq!(unpacked(&skipped).unwrap(), 1000);
     }
 
     #[test]
     fn one_wide_stream_is_unpacked_at_a_time() {
         let stream = packed(24, 12 << 20, false);
-        let first = Decompressed::new(BufReader::new(stream.as_slice())).unwrap();
+        let first = Decompressed::new(BufReader::new(stream.as_slice()), &|| true).unwrap();
+        let given_up = Decompressed::new(BufReader::new(stream.as_slice()), &|| false);
+        assert_eq!(given_up.map(drop).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         let second = std::thread::spawn({
             let stream = stream.clone();
             move || unpacked(&stream).unwrap()

@@ -38,11 +38,14 @@ use crate::document::{self, Content, Descriptor, PlannedImage, PlannedLayer};
 use crate::reference::Reference;
 use crate::registry::{AuthFile, Credentials, Document, Origin, Patience, RegistryError, Session, Transport};
 use crate::store::RECORD_ATTEMPTS_MAX;
-use crate::store::pulled::{PulledLayer, WorkLock};
+use crate::store::pulled::{PulledLayer, TmpLock, WorkLock};
 use crate::store::record::ImageRecord;
 use crate::{Error, ImageStore};
 use flights::Flights;
 use layer::LayerPull;
+
+/// Layers that are downloaded and unpacked at once, of all registries: each takes a thread and some megabytes.
+const LAYERS_AT_ONCE_MAX: usize = 16;
 
 /// How pulls are done.
 #[derive(Debug, Clone)]
@@ -110,12 +113,15 @@ struct Context {
     store: Arc<ImageStore>,
     options: PullOptions,
     transport: Arc<Transport>,
+    room_of_all: Semaphore,
     /// By registry.
     rooms: Mutex<HashMap<String, Weak<Semaphore>>>,
     images: Flights<(Reference, Credentials), Shared<ImageRecord>>,
     layers: Flights<LayerKey, PulledOrThere>,
     /// Layers that are verified and wait for the rest of an image, by diff ID.
     staged: Mutex<HashMap<Digest, Weak<PulledLayer>>>,
+    /// What pulls hold until nothing of them is left.
+    at_work: Mutex<Vec<Weak<TmpLock>>>,
     observe: Observer,
 }
 
@@ -141,8 +147,28 @@ impl Puller {
     pub fn observed(store: Arc<ImageStore>, options: PullOptions, observe: Observer) -> Self {
         let transport = Transport::new(options.patience, options.hosts_dir.clone());
         let (images, layers) = (Flights::default(), Flights::default());
-        let context = Context { store, options, transport, rooms: Mutex::default(), images, layers, staged: Mutex::default(), observe };
+        let room_of_all = Semaphore::new(LAYERS_AT_ONCE_MAX);
+        let context = Context {
+            store,
+            options,
+            transport,
+            room_of_all,
+            rooms: Mutex::default(),
+            images,
+            layers,
+            staged: Mutex::default(),
+            at_work: Mutex::default(),
+            observe,
+        };
         Self { context: Arc::new(context) }
+    }
+
+    /// Whether nothing of any pull is under way, nor left of one that was given up. Threads notice a little later that they are not wanted.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        let mut at_work = self.context.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        at_work.retain(|work| work.strong_count() > 0);
+        at_work.is_empty()
     }
 
     /// Pulls what `name` means. Must be called within a tokio runtime; dropping the future leaves the pull, which ends with the last
@@ -174,6 +200,11 @@ impl Context {
         let given = credentials.clone();
         let opened = blocking(move || {
             let lock = context.store.lock_work()?;
+            {
+                let mut at_work = context.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+                at_work.retain(|work| work.strong_count() > 0);
+                at_work.push(lock.holders());
+            }
             let options = &context.options;
             let origin = Origin {
                 transport: context.transport.clone(),

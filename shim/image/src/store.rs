@@ -7,6 +7,7 @@
 //! containers/<container ID>/fs, work  a container's upper and work directory; snapshot.json beside them
 //! tmp/                                work in progress; everything here may be deleted when nobody holds tmp.lock
 //! empty/                              the lower directory of an image without layers
+//! empty-below/                        the second lower directory of a volume whose image has fewer than two layers
 //! *.lock                              see lock
 //! ```
 //!
@@ -58,6 +59,8 @@ pub const DEFAULT_REGISTRY: &str = "docker.io";
 const UPPER: &str = "fs";
 const WORK: &str = "work";
 const EMPTY: &str = "empty";
+/// Another one, since overlayfs takes none twice.
+const EMPTY_BELOW: &str = "empty-below";
 const LAYER_RECORD: &str = "layer.json";
 const SNAPSHOT_RECORD: &str = "snapshot.json";
 /// How often the record of an image is tried whose layers are taken away at that moment, by removals of other images.
@@ -109,7 +112,7 @@ impl ImageStore {
         let make = |path: &Path| {
             DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::OpenStore { path: path.to_owned(), source })
         };
-        for name in ["images", "layers", "containers", "tmp", EMPTY] {
+        for name in ["images", "layers", "containers", "tmp", EMPTY, EMPTY_BELOW] {
             make(&root.join(name))?;
         }
         let root = std::path::absolute(root).map_err(|source| Error::OpenStore { path: root.to_owned(), source })?;
@@ -233,6 +236,9 @@ impl ImageStore {
             let lock = Lock::exclusive(&self.root, IMAGES)?;
             let found = self.find_in(&*self.index_locked(&lock)?, reference)?;
             let Some(image) = found else { return Ok(None) };
+            // What a crash left them would come back to them otherwise.
+            let others: Vec<_> = self.index_locked(&lock)?.images().filter(|other| other.id != image.id).cloned().collect();
+            self.take_tags(&others, &image.repo_tags);
             let remove = || {
                 std::fs::remove_file(self.image_path(&image.id))?;
                 File::open(self.images_dir())?.sync_all()
@@ -299,15 +305,25 @@ impl ImageStore {
         let is_loser = |other: &Arc<ImageRecord>| other.id != id && other.repo_tags.iter().any(|tag| record.repo_tags.contains(tag));
         let losers: Vec<_> = others.into_iter().filter(is_loser).collect();
         self.write_record(&id, &file)?;
+        self.take_tags(&losers, &record.repo_tags);
+        self.index_locked(&lock)?.by_id(&id).cloned().ok_or_else(|| Error::WriteRecord { id, source: io::ErrorKind::NotFound.into() })
+    }
+
+    /// Takes tags away from the records of images. Where one cannot be written, the later claim counts whenever records are read, and
+    /// [`ImageStore::remove`] comes here again before that claim goes.
+    fn take_tags(&self, losers: &[Arc<ImageRecord>], tags: &[String]) {
         for loser in losers {
-            // If this is not reached, the later claim counts when the records are read.
-            let mut kept = ImageRecord::clone(&loser);
-            kept.repo_tags.retain(|tag| !record.repo_tags.contains(tag));
-            if let Some(config) = self.config_json(&kept.id)? {
-                self.write_record(&kept.id, &ImageFile::new(&kept, config))?;
+            let rewritten = ImageFile::read(&self.image_path(&loser.id))
+                .map_err(|source| Error::ReadRecords { path: self.image_path(&loser.id), source });
+            let rewritten = rewritten.and_then(|mut file| {
+                let claims = file.repo_tags.len();
+                file.repo_tags.retain(|tag| !tags.contains(tag));
+                if file.repo_tags.len() == claims { Ok(()) } else { self.write_record(&loser.id, &file) }
+            });
+            if let Err(error) = rewritten {
+                tracing::warn!(image = %loser.id, error = &error as &dyn std::error::Error, "the record still has a tag that another image has now");
             }
         }
-        self.index_locked(&lock)?.by_id(&id).cloned().ok_or_else(|| Error::WriteRecord { id, source: io::ErrorKind::NotFound.into() })
     }
 
     fn new_record(

@@ -320,6 +320,22 @@ fn a_layer_of_another_version_is_not_replaced_under_a_container() {
     fixture.import(&on_base("x"), "app");
 }
 
+/// What a daemon leaves that was killed when a tag had its new image and had not been taken from the old one.
+#[test]
+fn a_tag_does_not_come_back_to_the_image_it_was_taken_from() {
+    let fixture = Fixture::new();
+    let old = fixture.import(&on_base("old"), "app");
+    let record = fixture.root().join(format!("images/{}.json", old.id.hex()));
+    let as_it_was = fs::read(&record).unwrap();
+    let new = fixture.import(&on_base("new"), "app");
+    fs::write(&record, as_it_was).unwrap();
+    let store = ImageStore::open(&fixture.root()).unwrap();
+    assert_eq!(store.find("app").unwrap().unwrap().id, new.id);
+    store.remove(new.id.as_str()).unwrap();
+    assert_eq!(store.find("app").unwrap(), None);
+    assert_eq!(store.list().unwrap().len(), 1, "the old image stays, without a name");
+}
+
 #[test]
 fn usage_is_what_is_on_disk() {
     let fixture = Fixture::new();

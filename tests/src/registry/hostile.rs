@@ -51,6 +51,8 @@ pub struct Answer {
     pub stall: Duration,
     /// The length that it announces, if that is not the body's.
     pub length: Option<u64>,
+    /// Between any two bytes of the body.
+    pub trickle: Duration,
     /// The body is sent so often, one after the other.
     pub times: u64,
     /// The connection is not closed but reset.
@@ -62,7 +64,17 @@ impl Answer {
     #[must_use]
     pub fn ok(body: impl Into<Vec<u8>>) -> Self {
         let (headers, body) = (Vec::new(), body.into());
-        Self { status: 200, headers, body, cut_at: None, stall: Duration::ZERO, length: None, times: 1, is_reset: false }
+        Self {
+            status: 200,
+            headers,
+            body,
+            cut_at: None,
+            stall: Duration::ZERO,
+            length: None,
+            times: 1,
+            trickle: Duration::ZERO,
+            is_reset: false,
+        }
     }
 
     /// A status alone.
@@ -204,7 +216,14 @@ fn write_answer(stream: &mut impl Write, asked: &Asked, answer: &Answer) -> Resu
     if asked.method != "HEAD" {
         let body = &answer.body[..answer.cut_at.unwrap_or(answer.body.len()).min(answer.body.len())];
         for _ in 0..answer.times {
-            stream.write_all(body).context("write a body")?;
+            if answer.trickle.is_zero() {
+                stream.write_all(body).context("write a body")?;
+                continue;
+            }
+            for byte in body {
+                stream.write_all(&[*byte]).and_then(|()| stream.flush()).context("write a byte")?;
+                std::thread::sleep(answer.trickle);
+            }
         }
     }
     stream.flush().context("write an answer")

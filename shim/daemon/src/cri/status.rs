@@ -57,7 +57,7 @@ fn is_forged(error: &PullError) -> bool {
     match error {
         PullError::Registry(error) => error.is_forged(),
         PullError::Store(error) => matches!(error, E::SizeMismatch { .. } | E::DigestMismatch { .. } | E::DiffIdMismatch { .. }),
-        PullError::Reference(_) | PullError::Layer(_) | PullError::CutOff => false,
+        PullError::Reference(_) | PullError::Layer(_) | PullError::Thread(_) | PullError::CutOff => false,
     }
 }
 
@@ -72,6 +72,7 @@ fn pull_code(error: &PullError) -> Code {
         PullError::Store(ImageError::Unpack { source, .. }) => unpack_code(source),
         PullError::Store(error) => image_code(error),
         PullError::Layer(error) => pull_code(error),
+        PullError::Thread(_) => Code::ResourceExhausted,
         PullError::CutOff => Code::Unavailable,
     }
 }

@@ -75,14 +75,7 @@ pub(super) async fn end_processes(node: &Arc<Node>, store: &Arc<Store>, record: 
     blocking(move || {
         order.containers.iter().try_for_each(|path| remove_cgroup(&host.hierarchies, path))?;
         cgroups.remove_pause(&host.hierarchies)?;
-        let mut all = store.shared_cgroups();
-        all.merge(made);
-        remove_made(&all)?;
-        if let Err(error) = store.keep_shared_cgroups(all) {
-            // The stop of a pod makes room, or may be all that does.
-            tracing::error!(error = %Chain(&error), "the list of cgroups that others use yet is behind");
-        }
-        Ok(())
+        Ok(store.remove_cgroups(made, remove_made)?)
     })
     .await?;
     // A scope of another boot is gone with it, and systemd may be, too.

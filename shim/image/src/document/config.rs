@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::bounded::{Entries, List};
 use crate::digest::Digest;
+
+/// A path is at most so long, and a user's name shorter.
+const TEXT_LEN_MAX: usize = 4096;
 
 /// The part of an image configuration that a runtime acts on (OCI image specification, "Image Configuration").
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,9 +40,9 @@ pub struct ImageConfig {
 
 #[derive(Deserialize)]
 struct ConfigDocument {
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "short")]
     os: String,
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "short")]
     architecture: String,
     #[serde(default)]
     created: Option<String>,
@@ -50,7 +54,7 @@ struct ConfigDocument {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct ProcessDocument {
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "short")]
     user: String,
     #[serde(deserialize_with = "null_as_default")]
     env: List<String>,
@@ -58,11 +62,11 @@ struct ProcessDocument {
     entrypoint: List<String>,
     #[serde(deserialize_with = "null_as_default")]
     cmd: List<String>,
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "short")]
     working_dir: String,
     #[serde(deserialize_with = "null_as_default")]
     labels: Entries<String>,
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "short")]
     stop_signal: String,
     #[serde(deserialize_with = "null_as_default")]
     volumes: Entries<serde::de::IgnoredAny>,
@@ -72,6 +76,15 @@ struct ProcessDocument {
 struct RootFsDocument {
     #[serde(default, deserialize_with = "null_as_default")]
     diff_ids: List<Digest>,
+}
+
+/// A text that answers of the CRI repeat, for each image in each list.
+fn short<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text: String = null_as_default(deserializer)?;
+    if text.len() > TEXT_LEN_MAX {
+        return Err(D::Error::custom(format_args!("a text of {} bytes is over the limit of {TEXT_LEN_MAX}", text.len())));
+    }
+    Ok(text)
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
@@ -97,5 +110,20 @@ impl ImageConfig {
             volumes: process.volumes.0.into_keys().collect(),
         };
         Ok((config, document.rootfs.diff_ids.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lists_repeat_is_short() {
+        let with = |user: &str| {
+            let json = serde_json::json!({"config": {"User": user}, "rootfs": {"diff_ids": []}});
+            ImageConfig::parse(json.to_string().as_bytes())
+        };
+        assert_eq!(with(&"u".repeat(TEXT_LEN_MAX)).unwrap().0.user.len(), TEXT_LEN_MAX);
+        assert!(with(&"u".repeat(TEXT_LEN_MAX + 1)).unwrap_err().to_string().contains("over the limit"));
     }
 }

@@ -21,6 +21,9 @@ pub enum PullError {
     /// A layer that this image shares, maybe with one that is pulled at the same time.
     #[error(transparent)]
     Layer(Arc<PullError>),
+    /// The node has no thread to unpack a layer with.
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
     /// The process ends.
     #[error("the pull was cut off")]
     CutOff,

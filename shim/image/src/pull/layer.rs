@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Context, LayerKey, PullError, PullProgress, PulledOrThere, blocking};
 use crate::Error;
@@ -79,6 +79,7 @@ impl LayerPull {
         let room = self.context.room(&self.registry);
         // The semaphore is never closed; were it, there would be no bound and no harm.
         let _turn = room.acquire().await;
+        let _of_all = self.context.room_of_all.acquire().await;
         // Another registry's pull may have been quicker.
         if let Some(layer) = self.present(&blob).await? {
             return Ok(layer);
@@ -106,7 +107,13 @@ impl LayerPull {
     async fn attempt(&self, blob: &Blob, first: usize) -> Result<PulledLayer, PullError> {
         let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
         let (store, layer, lock) = (self.context.store.clone(), self.layer.clone(), self.lock.clone());
-        let unpacking = blocking(move || Ok(store.unpack_pulled(&layer, Pieces::new(receiver), lock)?));
+        // It is wanted for as long as this future lives.
+        let wanted = Arc::new(());
+        let is_wanted = {
+            let wanted = Arc::downgrade(&wanted);
+            move || wanted.strong_count() > 0
+        };
+        let unpacking = on_own_thread(move || Ok(store.unpack_pulled(&layer, Pieces::new(receiver), lock, &is_wanted)?));
         let downloading = async {
             let mut sink = Sink { sender, context: &self.context, blob: &blob.digest };
             self.session.blob(blob, first, &mut sink).await?;
@@ -117,6 +124,19 @@ impl LayerPull {
         let (downloaded, unpacked) = tokio::join!(downloading, unpacking);
         downloaded?;
         unpacked
+    }
+}
+
+/// Does what may wait for a registry on a thread of its own: those of the runtime are for what waits for the disk, and are counted.
+async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, PullError> + Send + 'static) -> Result<T, PullError> {
+    let (tell, outcome) = oneshot::channel();
+    let started = std::thread::Builder::new().name("unpack".to_owned()).spawn(move || {
+        // Where nobody waits any more, what came of it goes here.
+        let _ = tell.send(work());
+    });
+    match started {
+        Ok(_) => outcome.await.unwrap_or(Err(PullError::CutOff)),
+        Err(source) => Err(PullError::Thread(source)),
     }
 }
 

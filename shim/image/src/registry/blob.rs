@@ -8,7 +8,7 @@ use reqwest::{Method, Response, StatusCode};
 
 use super::RegistryError;
 use super::session::{Place, Session, Wanted};
-use super::transport::{Attempts, pause};
+use super::transport::{Attempts, Pace, pause};
 use crate::document::Blob;
 
 /// What came since the last failure makes good for it, if it is so much.
@@ -85,8 +85,9 @@ impl Session {
         if response.content_length().is_some_and(|len| at.checked_add(len) != Some(blob.size_bytes)) {
             return End::Broken(wrong_size());
         }
+        let mut pace = Pace::default();
         loop {
-            let mut bytes = match self.transport.chunk(host, &mut response).await {
+            let mut bytes = match self.transport.chunk(host, &mut response, &mut pace).await {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => break,
                 Err(error) => return End::Broken(error),
@@ -126,5 +127,8 @@ fn start_of(response: &Response, offset: u64) -> Option<u64> {
 
 /// What breaks off may hold the next time; what is false is false again.
 fn is_worth_another(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Truncated { .. } | RegistryError::Stalled { .. } | RegistryError::Unreachable { .. })
+    matches!(
+        error,
+        RegistryError::Truncated { .. } | RegistryError::Stalled { .. } | RegistryError::Slow { .. } | RegistryError::Unreachable { .. }
+    )
 }

@@ -51,7 +51,17 @@ pub enum RegistryError {
         /// Why.
         source: TransferError,
     },
-    /// It sent nothing for too long.
+    /// It sent too little for too long.
+    #[error("{host} sent less than {bytes_per_second} bytes a second for {} s", patience.as_secs())]
+    Slow {
+        /// The endpoint.
+        host: String,
+        /// Less than this.
+        bytes_per_second: u64,
+        /// For so long.
+        patience: Duration,
+    },
+    /// It was silent for too long.
     #[error("{host} sent nothing for {} s", patience.as_secs())]
     Stalled {
         /// The endpoint.
@@ -157,7 +167,7 @@ impl RegistryError {
     /// The registry cannot be used now, and may be later: what the kubelet calls `RegistryUnavailable`.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Stalled { .. } | Self::Busy { .. } | Self::Truncated { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Stalled { .. } | Self::Slow { .. } | Self::Busy { .. } | Self::Truncated { .. })
     }
 
     /// What came is not what was vouched for.

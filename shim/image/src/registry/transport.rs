@@ -10,7 +10,7 @@ pub(super) use again::{Attempts, is_passing, pause, retry_after};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, LOCATION};
@@ -23,6 +23,8 @@ use super::{Patience, RegistryError, TransferError, host_of};
 
 /// A redirect to a redirect to …: five lead somewhere, more lead nowhere.
 const REDIRECTS_MAX: usize = 5;
+/// A slower registry is as good as silent.
+const BYTES_PER_SECOND_MIN: u64 = 1024;
 const USER_AGENT: &str = concat!("podbox/", env!("CARGO_PKG_VERSION"));
 
 /// How an endpoint is spoken to.
@@ -136,11 +138,17 @@ impl Transport {
 
     /// The next bytes of an answer; `None` at its end. Only what it takes from here on counts as the registry's silence, and not what
     /// the caller did with the bytes before.
-    pub(super) async fn chunk(&self, host: &str, response: &mut Response) -> Result<Option<Bytes>, RegistryError> {
-        match timeout(self.patience.progress, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|error| unreachable(host, error)),
-            Err(_) => Err(self.stalled(host)),
+    pub(super) async fn chunk(&self, host: &str, response: &mut Response, pace: &mut Pace) -> Result<Option<Bytes>, RegistryError> {
+        let begun = Instant::now();
+        let Ok(chunk) = timeout(self.patience.progress, response.chunk()).await else { return Err(self.stalled(host)) };
+        let chunk = chunk.map_err(|error| unreachable(host, error))?;
+        if let Some(bytes) = &chunk
+            && !pace.keeps_up(begun.elapsed(), bytes.len(), self.patience.progress)
+        {
+            let (bytes_per_second, patience) = (BYTES_PER_SECOND_MIN, self.patience.progress);
+            return Err(RegistryError::Slow { host: host.to_owned(), bytes_per_second, patience });
         }
+        Ok(chunk)
     }
 
     fn stalled(&self, host: &str) -> RegistryError {
@@ -197,6 +205,28 @@ fn is_without_proxies() -> bool {
     listed.is_some_and(|listed| listed.split(',').any(|entry| entry.trim() == "*"))
 }
 
+/// How quickly an answer comes. One that trickles would hold its place, and those behind it, for years.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// What podbox waited, since this was looked at.
+    waited: Duration,
+    bytes: usize,
+}
+
+impl Pace {
+    /// Counts what came after a wait; false if that was too little for as long as the registry may be silent.
+    fn keeps_up(&mut self, waited: Duration, bytes: usize, patience: Duration) -> bool {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < patience {
+            return true;
+        }
+        let enough = self.bytes as f64 >= self.waited.as_secs_f64() * BYTES_PER_SECOND_MIN as f64;
+        *self = Self::default();
+        enough
+    }
+}
+
 fn unreachable(host: &str, error: reqwest::Error) -> RegistryError {
     RegistryError::Unreachable { host: host.to_owned(), source: error.into() }
 }
@@ -213,8 +243,8 @@ pub(super) async fn read_body(
     if response.content_length().is_some_and(|len| len > limit_bytes) {
         return Err(too_large());
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = transport.chunk(host, &mut response).await? {
+    let (mut body, mut pace) = (Vec::new(), Pace::default());
+    while let Some(chunk) = transport.chunk(host, &mut response, &mut pace).await? {
         if body.len() as u64 + chunk.len() as u64 > limit_bytes {
             return Err(too_large());
         }

@@ -60,7 +60,7 @@ impl<'a> StagedLayers<'a> {
             return Err(Error::SizeMismatch { object: object.name, expected_bytes: blob.size_bytes, actual_bytes: stored_bytes });
         }
         observe(Progress::LayerStarted { diff_id: diff_id.clone(), stored_bytes });
-        let usage = unpack_layer(self.store, staging, layer, object.into_reader())?;
+        let usage = unpack_layer(self.store, staging, layer, object.into_reader(), &|| true)?;
         observe(Progress::LayerUnpacked { diff_id, usage });
         Ok(())
     }
@@ -99,6 +99,7 @@ pub(super) fn unpack_layer<R: Read>(
     staging: &Path,
     layer: &PlannedLayer,
     blob: BufReader<Hashing<R>>,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<Usage, Error> {
     let diff_id = layer.diff_id.clone();
     let failed = |source| Error::StoreLayer { diff_id: diff_id.clone(), source };
@@ -110,7 +111,7 @@ pub(super) fn unpack_layer<R: Read>(
 
     let read_failed = |source| Error::ReadObject { object: layer.object.clone(), source };
     let limits = &store.options.limits;
-    let plain = Decompressed::new(blob).map_err(read_failed)?;
+    let plain = Decompressed::new(blob, is_wanted).map_err(read_failed)?;
     let mut stream = TarStream::new(Hashing::new(plain, limits.layer_bytes));
     let unpacked = unpack::unpack(&mut stream, root.as_fd(), store.scratch.as_fd(), limits).map_err(|source| Error::Unpack {
         object: layer.object.clone(),

@@ -2,7 +2,7 @@
 
 use std::io::{BufReader, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::syncfs;
 
@@ -21,7 +21,12 @@ const READ_BUFFER_LEN: usize = 128 * 1024;
 /// Keeps collectors away from what is in `tmp/`.
 #[derive(Clone)]
 pub(crate) struct WorkLock {
-    _held: Arc<Lock>,
+    held: Arc<TmpLock>,
+}
+
+/// The lock itself.
+pub(crate) struct TmpLock {
+    _lock: Lock,
 }
 
 /// A layer that is unpacked and verified. It is removed with its value unless it was put in its place.
@@ -31,6 +36,13 @@ pub(crate) struct PulledLayer {
     /// Where it is until it is put in its place.
     staging: Mutex<Option<PathBuf>>,
     lock: WorkLock,
+}
+
+impl WorkLock {
+    /// Something that tells how many hold it.
+    pub(crate) fn holders(&self) -> Weak<TmpLock> {
+        Arc::downgrade(&self.held)
+    }
 }
 
 impl PulledLayer {
@@ -78,22 +90,28 @@ impl ImageStore {
     }
 
     pub(crate) fn lock_work(&self) -> Result<WorkLock, Error> {
-        Ok(WorkLock { _held: Arc::new(Lock::shared(&self.root, TMP)?) })
+        Ok(WorkLock { held: Arc::new(TmpLock { _lock: Lock::shared(&self.root, TMP)? }) })
     }
 
     pub(crate) fn has_layer(&self, diff_id: &Digest) -> bool {
         self.layer_record(diff_id).is_ok()
     }
 
-    /// Unpacks a layer from its stream. `reader` fails where the stream breaks off.
-    pub(crate) fn unpack_pulled(self: Arc<Self>, layer: &PlannedLayer, reader: impl Read, lock: WorkLock) -> Result<PulledLayer, Error> {
+    /// Unpacks a layer from its stream. `reader` fails where the stream breaks off; what is not wanted any more waits for nothing.
+    pub(crate) fn unpack_pulled(
+        self: Arc<Self>,
+        layer: &PlannedLayer,
+        reader: impl Read,
+        lock: WorkLock,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<PulledLayer, Error> {
         let diff_id = layer.diff_id.clone();
         let staging = self.make_tmp("layer").map_err(|source| Error::StoreLayer { diff_id: diff_id.clone(), source })?;
         // From here on its end removes what is there.
         let pulled = PulledLayer { store: self.clone(), diff_id, staging: Mutex::new(Some(staging.clone())), lock };
         let limit_bytes = layer.blob.as_ref().map_or(u64::MAX, |blob| blob.size_bytes);
         let reader = BufReader::with_capacity(READ_BUFFER_LEN, Hashing::new(reader, limit_bytes));
-        unpack_layer(&self, &staging, layer, reader)?;
+        unpack_layer(&self, &staging, layer, reader, is_wanted)?;
         Ok(pulled)
     }
 

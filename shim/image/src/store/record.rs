@@ -179,10 +179,17 @@ pub(super) fn write_json(path: &Path, record: &impl Serialize) -> io::Result<()>
 
 /// Replaces a record for good: old or new, never half, also after a power failure. `staging` is on the same file system.
 pub(super) fn replace_json(path: &Path, staging: &Path, record: &impl Serialize) -> io::Result<()> {
-    let mut file = File::options().write(true).create(true).truncate(true).open(staging)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_all()?;
-    std::fs::rename(staging, path)?;
+    let write = || -> io::Result<()> {
+        let mut file = File::options().write(true).create(true).truncate(true).open(staging)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        file.sync_all()?;
+        std::fs::rename(staging, path)
+    };
+    if let Err(error) = write() {
+        // Half of it takes room on a disk that may be full.
+        let _ = std::fs::remove_file(staging);
+        return Err(error);
+    }
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::lock::{LAYERS, Lock, TMP};
 use super::record::{ImageRecord, SnapshotFile, write_json};
-use super::{EMPTY, ImageStore, SNAPSHOT_RECORD, UPPER, WORK};
+use super::{EMPTY, EMPTY_BELOW, ImageStore, SNAPSHOT_RECORD, UPPER, WORK};
 use crate::Error;
 use crate::digest::Digest;
 use crate::tree;
@@ -105,7 +105,7 @@ impl ImageStore {
         for volume in &record.volumes {
             let (mut layers, _) = self.lower_dirs(&volume.image, &volume.layers)?;
             if layers.len() == 1 {
-                layers.push(self.root().join(EMPTY));
+                layers.push(self.root().join(EMPTY_BELOW));
             }
             volumes.push(layers);
         }
