@@ -109,7 +109,9 @@ async fn the_layers_of_a_volume_outlive_the_image_and_a_restart_and_go_with_the_
     container.start().await?;
     assert_eq!(container.sh("cat /model/v1/data").await?, "one");
     let again = pod.create(&volume(ContainerSpec::sleeper("b"), &model.name, "/model", "")).await;
-    assert_refused(again, Code::NotFound, &["ImageVolumeMountFailed: ", "/model", "model", "is not there"]);
+    let refused = again.map(|container| container.id).expect_err("its image is not there");
+    assert!(refused.message().starts_with("ImageVolumeMountFailed: ") && refused.message().contains("/model"), "{refused:?}");
+    assert_eq!(refused.code(), Code::NotFound);
     pod.end().await?;
     wait::until_true("the volume's layer is gone", || count().is_ok_and(|layers| layers == 1)).await
 }
@@ -146,7 +148,7 @@ async fn a_volume_that_cannot_be_is_refused_before_anything_is_made() -> Result<
         })
     };
     let sub_path = |path: &'static str| with(&|mount| path.clone_into(&mut mount.image_sub_path));
-    let failed = "ImageVolumeMountFailed: the image";
+    let failed = "ImageVolumeMountFailed: ";
     let no_image = with(&|mount| mount.image = image_spec("localhost/podbox-test/absent:latest"));
     for (spec, code, words) in [
         (no_image, Code::NotFound, vec![failed, "absent", "/volume", "is not there"]),

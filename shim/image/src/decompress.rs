@@ -11,8 +11,8 @@ use flate2::bufread::MultiGzDecoder;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// What a zstd frame says of its window ends here at the latest (RFC 8878, 3.1.1.1).
-const HEAD_LEN: usize = 14;
+/// What a zstd frame says of its window ends here at the latest: 4 bytes of magic and 14 of header (RFC 8878, 3.1.1).
+const HEAD_LEN: usize = 18;
 /// The largest zstd window that any stream may have, as a power of two: 8 MiB, what every decoder is to take (RFC 8878, 3.1.1.1.2).
 const ZSTD_WINDOW_LOG: u32 = 23;
 /// The largest window of a stream that is unpacked alone: 64 MiB. One that asks for more is refused.

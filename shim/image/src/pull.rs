@@ -12,7 +12,7 @@
 //!
 //! - Who asks for what is on its way already waits for the same download: the same image with the same credentials, the same layer of one
 //!   registry for whatever image. When the last one who waits leaves, it is given up. No registry has a say in what another one's images
-//!   get: neither its downloads nor its room are theirs. What is unpacked and verified is everybody's.
+//!   get: its downloads are not theirs, and of the room that all share it has a part. What is unpacked and verified is everybody's.
 //! - A layer is unpacked while it streams and is a directory in `tmp/` until its blob's digest and its diff ID matched. What
 //!   is left there by a crash or a full disk goes with the next start, or at once.
 //! - An image appears whole, under the names it was asked for by, after all its layers did.
@@ -232,7 +232,9 @@ impl Context {
     /// The layer, if some pull has it verified and not in its place yet.
     fn staged(&self, diff_id: &Digest) -> Option<Arc<PulledLayer>> {
         let staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        staged.get(diff_id).and_then(Weak::upgrade).filter(|layer| layer.is_staged())
+        let found = staged.get(diff_id).and_then(Weak::upgrade);
+        drop(staged);
+        found.filter(|layer| layer.is_staged())
     }
 
     fn keep_staged(&self, layer: &Arc<PulledLayer>) {
@@ -264,10 +266,12 @@ impl Pull {
         let blobs = image.layers.iter().filter_map(|layer| layer.blob.as_ref().map(|blob| (blob.digest.clone(), blob.size_bytes)));
         (self.context.observe)(PullProgress::Image { id: image.id.clone(), layers: blobs.collect() });
         let mut attempts_left = RECORD_ATTEMPTS_MAX;
+        // What was unpacked for an attempt that failed is there for the next.
+        let mut unpacked = Vec::new();
         loop {
             attempts_left -= 1;
-            let layers = self.layers(&image.layers).await?;
-            let (store, planned, lock) = (self.context.store.clone(), image.clone(), self.lock.clone());
+            unpacked.extend(self.layers(&image.layers).await?);
+            let (store, planned, layers, lock) = (self.context.store.clone(), image.clone(), unpacked.clone(), self.lock.clone());
             let recorded = blocking(move || {
                 let recorded = store.record_pulled(planned, &layers);
                 drop((layers, lock));

@@ -189,6 +189,12 @@ impl ImageStore {
 
     fn install_and_record(&self, staged: &mut StagedLayers<'_>, images: &[PlannedImage]) -> Result<Vec<Arc<ImageRecord>>, Error> {
         self.with_layers_kept(|| {
+            // Before anything is put in place: what is staged is then there for another attempt.
+            for image in images {
+                if let Some(layer) = image.layers.iter().find(|layer| !staged.has(&layer.diff_id)) {
+                    return Err(Error::MissingLayer { image: image.id.clone(), diff_id: layer.diff_id.clone() });
+                }
+            }
             staged.install()?;
             images.iter().map(|image| self.record(image.clone())).collect()
         })

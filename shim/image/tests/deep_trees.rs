@@ -8,12 +8,20 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{Fixture, Image, Layer};
 use podbox_image::tree;
 use rustix::fs::{IFlags, Mode, OFlags, mkdirat, openat};
 
 const DEPTH: u64 = 100_000;
+
+/// Descriptors are the process's: one test at a time has any.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn nest(parent: &Path, depth: u64) {
     let mut directory: OwnedFd = tree::open_directory(parent).unwrap();
@@ -30,6 +38,7 @@ fn descriptors() -> usize {
 
 #[test]
 fn a_container_that_nests_a_hundred_thousand_directories_is_measured_and_removed() {
+    let _alone = alone();
     // In memory where possible: a journal makes this many directories take minutes on a busy disk.
     let memory = Path::new("/dev/shm").is_dir();
     let fixture = Fixture::new_in(if memory { "/dev/shm" } else { "/tmp" });
@@ -45,6 +54,7 @@ fn a_container_that_nests_a_hundred_thousand_directories_is_measured_and_removed
 
 #[test]
 fn an_interrupted_removal_is_finished_on_opening() {
+    let _alone = alone();
     let fixture = Fixture::new();
     let left = fixture.root().join("tmp/remove-1-0/0");
     fs::create_dir_all(&left).unwrap();
@@ -55,6 +65,7 @@ fn an_interrupted_removal_is_finished_on_opening() {
 
 #[test]
 fn removal_copes_with_every_kind_of_object() {
+    let _alone = alone();
     let directory = tempfile::tempdir_in("/tmp").unwrap();
     let kept = directory.path().join("kept");
     fs::create_dir(&kept).unwrap();

@@ -26,9 +26,17 @@ pub(super) fn of_request(error: RequestError) -> Status {
     Status::new(code, error.to_string())
 }
 
+/// How the message about an image begins that cannot be mounted (cri-api, `ErrImageVolumeMountFailed`).
+const VOLUME_FAILED: &str = "ImageVolumeMountFailed: ";
+
 /// Says whom a failed request was about, where its object has no id yet.
 pub(super) fn about(subject: &Subject, status: &Status) -> Status {
-    Status::new(status.code(), format!("{subject}: {}", status.message()))
+    // The kubelet looks at how the message begins.
+    let (first, rest) = match status.message().strip_prefix(VOLUME_FAILED) {
+        Some(rest) => (VOLUME_FAILED, rest),
+        None => ("", status.message()),
+    };
+    Status::new(status.code(), format!("{first}{subject}: {rest}"))
 }
 
 /// No such object.

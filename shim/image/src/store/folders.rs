@@ -31,7 +31,9 @@ use crate::{Error, tree};
 /// Beside a layer's tree: the folders that it has no entry for.
 pub(super) const IMPLIED_RECORD: &str = "implied.json";
 /// Of all of an image's layers; what is beyond is left as it is.
-const FOLDERS_MAX: usize = 16_384;
+const FOLDERS_MAX: usize = 4096;
+/// Of all extended attributes of these folders; what is beyond is left as it is.
+const XATTRS_LEN_MAX: usize = 1 << 20;
 /// What Linux allows for the names or one value of a file's extended attributes (xattr(7)).
 const XATTR_LEN_MAX: usize = 64 * 1024;
 /// Where a tar header has its checksum, this has letters: the digest is none that a layer could have for its diff ID.
@@ -73,7 +75,10 @@ impl ImageStore {
         for layer in image.layers.iter().rev() {
             let diff_id = &layer.diff_id;
             let opened = self.open_layer(diff_id);
-            let opened = opened.map_err(|_| Error::MissingLayer { image: image.id.clone(), diff_id: diff_id.clone() })?;
+            let opened = opened.map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => Error::MissingLayer { image: image.id.clone(), diff_id: diff_id.clone() },
+                _ => failed(source),
+            })?;
             candidates.extend(opened.implied.iter().take(FOLDERS_MAX.saturating_sub(candidates.len())).cloned());
             let is_last = opened.is_last;
             layers.push(opened);
@@ -99,7 +104,8 @@ impl ImageStore {
         let is_last = self.layer_record(diff_id)?.has_opaque_root;
         let directory = self.layer_dir(diff_id);
         let implied = match std::fs::read(directory.join(IMPLIED_RECORD)) {
-            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            // A list that is damaged costs what it tells, and no image.
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => HashSet::new(),
             Err(error) => return Err(error),
         };
@@ -128,8 +134,13 @@ impl ImageStore {
 /// The folders that are shown otherwise than meant, with all that lead to them, as they should be seen. `layers`: topmost first.
 fn differing(layers: &[Layer], candidates: &BTreeSet<String>) -> io::Result<BTreeMap<String, Attributes>> {
     let mut folders = BTreeMap::new();
+    let mut xattrs_len = 0;
     for path in candidates {
         let Some(folder) = look_up(layers, path)?.filter(|folder| folder.shown != folder.meant) else { continue };
+        xattrs_len += folder.meant.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if xattrs_len > XATTRS_LEN_MAX {
+            break;
+        }
         folders.insert(path.clone(), folder.meant);
         for (end, _) in path.match_indices('/') {
             let above = &path[..end];

@@ -32,10 +32,15 @@ impl<'a> StagedLayers<'a> {
         Self { store, layers: BTreeMap::new() }
     }
 
+    /// Whether it is staged, or in its place.
+    pub(super) fn has(&self, diff_id: &Digest) -> bool {
+        self.layers.contains_key(diff_id) || self.store.layer_record(diff_id).is_ok()
+    }
+
     /// Unpacks a layer, unless it is in the store or staged already.
     pub(super) fn stage(&mut self, source: &Source, layer: &PlannedLayer, observe: &mut dyn FnMut(Progress)) -> Result<(), Error> {
         let diff_id = &layer.diff_id;
-        if self.layers.contains_key(diff_id) || self.store.layer_record(diff_id).is_ok() {
+        if self.has(diff_id) {
             observe(Progress::LayerPresent { diff_id: diff_id.clone() });
             return Ok(());
         }

@@ -60,10 +60,8 @@ impl Drop for PulledLayer {
     fn drop(&mut self) {
         let Some(staging) = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let discarded = Discarded { store: self.store.clone(), staging, _lock: self.lock.clone() };
-        // Removing takes as long as the tree is large: not on a thread that serves others. A runtime that ends drops what it does not run.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(move || drop(discarded));
-        }
+        // Removing takes as long as the tree is large: not on a thread that serves others. Where there is none, it is done here.
+        let _ = std::thread::Builder::new().name("discard".to_owned()).spawn(move || drop(discarded));
     }
 }
 
@@ -123,17 +121,28 @@ impl ImageStore {
         if !layers.is_empty() {
             syncfs(&self.scratch).map_err(|errno| Error::Sync { source: errno.into() })?;
         }
-        self.with_layers_kept(|| {
+        let mut superfluous = Vec::new();
+        let recorded = self.with_layers_kept(|| {
+            // Before anything is put in place: what is staged is then there for another attempt.
+            for PlannedLayer { diff_id, .. } in &image.layers {
+                if !self.has_layer(diff_id) && !layers.iter().any(|layer| layer.diff_id == *diff_id && layer.is_staged()) {
+                    return Err(Error::MissingLayer { image: image.id.clone(), diff_id: diff_id.clone() });
+                }
+            }
             for layer in layers {
                 // Whoever shares the layer may have put it in place.
-                let mut staging = layer.staging.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(path) = staging.take() else { continue };
+                let Some(path) = layer.staging.lock().unwrap_or_else(PoisonError::into_inner).take() else { continue };
                 let result = self.install_layer(&layer.diff_id, &path);
-                self.discard_tmp(&path);
+                superfluous.push(path);
                 result.map_err(|source| Error::StoreLayer { diff_id: layer.diff_id.clone(), source })?;
             }
             self.record(image)
-        })
+        });
+        // What was there already when it was to be put in place. Removing it keeps nobody waiting.
+        for path in superfluous {
+            self.discard_tmp(&path);
+        }
+        recorded
     }
 
     /// The image that this repository's digest is known to mean, under the name given.
