@@ -12,7 +12,21 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tonic::Code;
+
+/// Tests that ask systemd something themselves run beside each other, and not beside the one that makes it lose its answers.
+static STEADY: RwLock<()> = RwLock::const_new(());
+
+/// systemd, as it is; `None` where it is not the first process.
+async fn steady() -> Option<RwLockReadGuard<'static, ()>> {
+    if has_systemd() { Some(STEADY.read().await) } else { None }
+}
+
+/// systemd, for one test alone.
+async fn alone() -> Option<RwLockWriteGuard<'static, ()>> {
+    if has_systemd() { Some(STEADY.write().await) } else { None }
+}
 
 /// Whether systemd is here; says so where it is not.
 fn has_systemd() -> bool {
@@ -96,9 +110,7 @@ impl Drop for PodSlice {
 
 #[tokio::test]
 async fn a_pod_is_a_delegated_scope_with_a_leaf_for_each_process_and_no_unit_is_left_of_it() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let daemon = daemon().await?;
     let config = daemon.runtime().runtime_config(RuntimeConfigRequest::default()).await?.into_inner();
     assert_eq!(config.linux.context("a driver")?.cgroup_driver(), CgroupDriver::Systemd);
@@ -119,9 +131,7 @@ async fn a_pod_is_a_delegated_scope_with_a_leaf_for_each_process_and_no_unit_is_
 
 #[tokio::test]
 async fn a_pod_is_in_the_kubelets_slice_which_stays_when_the_pod_goes() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let daemon = daemon().await?;
     let slice = PodSlice::new("kubelet", 256 << 20)?;
     // As the kubelet sends it, and by its name alone.
@@ -138,9 +148,7 @@ async fn a_pod_is_in_the_kubelets_slice_which_stays_when_the_pod_goes() -> Resul
 
 #[tokio::test]
 async fn a_reload_of_systemd_changes_no_limit_and_moves_nothing() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let daemon = daemon().await?;
     let slice = PodSlice::new("reload", 256 << 20)?;
     let pod = daemon.run_pod(&PodSpec::new("reload").cgroup_parent(&slice.path())).await?;
@@ -176,9 +184,7 @@ async fn a_reload_of_systemd_changes_no_limit_and_moves_nothing() -> Result<()> 
 
 #[tokio::test]
 async fn pods_outlive_a_killed_daemon_and_the_next_one_removes_their_units() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let mut daemon = daemon().await?;
     let pod = daemon.run_pod(&PodSpec::new("kept")).await?;
     let container = pod.run(&ContainerSpec::sleeper("a")).await?;
@@ -191,9 +197,7 @@ async fn pods_outlive_a_killed_daemon_and_the_next_one_removes_their_units() -> 
 
 #[tokio::test]
 async fn a_pod_whose_scope_was_stopped_by_hand_is_removed_without_error() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let daemon = daemon().await?;
     let pod = daemon.run_pod(&PodSpec::new("stopped")).await?;
     let container = pod.run(&ContainerSpec::sleeper("a")).await?;
@@ -206,9 +210,7 @@ async fn a_pod_whose_scope_was_stopped_by_hand_is_removed_without_error() -> Res
 
 #[tokio::test]
 async fn a_parent_that_is_no_slice_is_refused_by_name() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let daemon = daemon().await?;
     for parent in ["/kubepods/pod1", "/elsewhere/a-b.slice", "a--b.slice", "-.slice", "/a b.slice"] {
         let refused = daemon.run_pod(&PodSpec::new("bad").cgroup_parent(parent)).await;
@@ -221,9 +223,7 @@ async fn a_parent_that_is_no_slice_is_refused_by_name() -> Result<()> {
 /// At moments spread over the making of a pod: before the scope, with the placeholder in it, with the monitor, with pause.
 #[tokio::test]
 async fn a_daemon_that_is_killed_while_it_makes_a_pod_leaves_no_unit() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     const MOMENTS: u32 = 12;
     let mut daemon = daemon().await?;
     let begun = Instant::now();
@@ -250,9 +250,7 @@ async fn a_daemon_that_is_killed_while_it_makes_a_pod_leaves_no_unit() -> Result
 /// Nobody can stop what nobody can name any more: with a monitor that can be asked, and without.
 #[tokio::test]
 async fn what_runs_by_a_damaged_record_is_ended_with_its_unit() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let mut daemon = daemon().await?;
     let slice = PodSlice::new("damaged", 256 << 20)?;
     let (mut pods, mut pids) = (Vec::new(), Vec::new());
@@ -280,9 +278,7 @@ async fn what_runs_by_a_damaged_record_is_ended_with_its_unit() -> Result<()> {
 /// An answer, or the end of a job, may get lost with the systemd that was to give it.
 #[tokio::test]
 async fn pods_come_and_go_while_systemd_executes_itself_anew() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_alone) = alone().await else { return Ok(()) };
     let daemon = daemon().await?;
     let (over, times) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let again_and_again = std::thread::spawn({
@@ -320,9 +316,7 @@ async fn comes_and_goes(daemon: &Daemon, number: u32) -> Result<()> {
 /// A daemon that has another driver than the one before still ends what nobody can name any more.
 #[tokio::test]
 async fn a_damaged_pod_of_the_other_driver_is_ended() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let mut daemon = daemon().await?;
     let pod = daemon.run_pod(&PodSpec::new("other")).await?;
     let pids = [pod.run(&ContainerSpec::sleeper("a")).await?.pid().await?, pod.pause_pid().await?];
@@ -341,9 +335,7 @@ async fn a_damaged_pod_of_the_other_driver_is_ended() -> Result<()> {
 /// systemd stops a unit of which the kernel killed a process for memory (`OOMPolicy=`), but no delegated one.
 #[tokio::test]
 async fn a_container_that_is_killed_for_memory_takes_no_other_along() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let daemon = daemon().await?;
     let pod = daemon.run_pod(&PodSpec::new("memory")).await?;
     let other = pod.run(&ContainerSpec::sleeper("other")).await?;
@@ -390,9 +382,7 @@ impl Drop for Service {
 
 #[tokio::test]
 async fn stopping_the_service_leaves_pods_running_and_nothing_in_its_cgroup() -> Result<()> {
-    if !has_systemd() {
-        return Ok(());
-    }
+    let Some(_steady) = steady().await else { return Ok(()) };
     let daemon = Daemon::prepare(&DaemonOptions { cgroup_driver: "systemd".to_owned(), ..DaemonOptions::default() })?;
     daemon.import(&TestImage::default())?;
     let service = Service::start(&daemon)?;
