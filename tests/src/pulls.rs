@@ -3,8 +3,9 @@
 use crate::registry::{Answer, Asked, Content, HostileRegistry, Pushed, digest_of};
 use crate::{Client, Daemon, DaemonOptions, TestImage, wait};
 use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use podbox_proto::v1;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tonic::Status;
 
 /// The port of loopback that the registry is on.
@@ -182,4 +183,26 @@ pub fn is_layer(asked: &Asked, pushed: &Pushed, number: usize) -> bool {
 #[must_use]
 pub fn blob<'a>(content: &'a Content, pushed: &Pushed, number: usize) -> &'a [u8] {
     &content.blobs[&pushed.layers[number]]
+}
+
+/// A tmpfs of a bounded size over a daemon's store, until the value goes. The daemon must not run when it is made.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `bound` is an option of `tmpfs(5)`: `size=64m`, `nr_inodes=4000`.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn over(daemon: &Daemon, bound: &str) -> Result<Self> {
+        let root = daemon.root_dir();
+        std::fs::create_dir_all(&root).context("make the store's folder")?;
+        mount(Some("podbox-test"), &root, Some("tmpfs"), MsFlags::empty(), Some(&*format!("{bound},mode=700"))).context("mount a tmpfs")?;
+        Ok(Self(root))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
 }

@@ -2,7 +2,7 @@
 //! uses goes at once.
 
 use anyhow::{Context, Result};
-use podbox_tests::pulls::{OTHER_PORT, PORT, blob, daemon_with, is_layer, left, noisy_image, pull, remove, status_of};
+use podbox_tests::pulls::{OTHER_PORT, PORT, SmallDisk, blob, daemon_with, is_layer, left, noisy_image, pull, remove, status_of};
 use podbox_tests::registry::{Answer, Asked, Compression, Content, Format, HostileRegistry, Pushed, digest_of};
 use podbox_tests::{Client, ContainerSpec, Daemon, DaemonOptions, PodSpec, TestImage, assert_refused, wait};
 use serde_json::json;
@@ -201,25 +201,6 @@ async fn a_command_that_is_interrupted_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A tmpfs over a daemon's `root_dir`, of so many inodes.
-struct FewInodes(std::path::PathBuf);
-
-impl FewInodes {
-    fn over(daemon: &Daemon, inodes: u64) -> Result<Self> {
-        use nix::mount::{MsFlags, mount};
-        let root = daemon.root_dir();
-        std::fs::create_dir_all(&root)?;
-        mount(Some("podbox-test"), &root, Some("tmpfs"), MsFlags::empty(), Some(&*format!("nr_inodes={inodes},mode=700")))?;
-        Ok(Self(root))
-    }
-}
-
-impl Drop for FewInodes {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
-}
-
 /// Ten thousand empty files, in folders.
 fn crowd() -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
@@ -235,7 +216,7 @@ fn crowd() -> Result<Vec<u8>> {
 #[tokio::test]
 async fn a_disk_without_inodes_can_be_cleared_and_a_daemon_starts_on_it() -> Result<()> {
     let mut daemon = Daemon::prepare(&DaemonOptions { show_log: true, ..DaemonOptions::default() })?;
-    let _disk = FewInodes::over(&daemon, 4000)?;
+    let _disk = SmallDisk::over(&daemon, "nr_inodes=4000")?;
     daemon.start_again().await?;
     let client = daemon.client();
     let mut content = Content::default();

@@ -1,7 +1,7 @@
 //! PullImage from a registry that lies or attacks: each pull ends with an error that says so, nothing of it is left, and the next one works.
 
 use anyhow::{Context, Result};
-use podbox_tests::pulls::{PORT, Scene, blob, impatient_daemon_with, is_layer, left, pull};
+use podbox_tests::pulls::{PORT, Scene, SmallDisk, blob, impatient_daemon_with, is_layer, left, pull};
 use podbox_tests::registry::{Answer, Compression, Format, digest_of};
 use podbox_tests::{Content, Daemon, DaemonOptions, HostileRegistry, TestImage, assert_refused, wait};
 use serde_json::json;
@@ -119,25 +119,6 @@ async fn documents_that_are_no_image_are_refused_and_the_next_pull_works() -> Re
     Ok(())
 }
 
-/// A file system of so many bytes over a daemon's store, until the value goes. The daemon must not run when it is made.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn over(daemon: &Daemon, bytes: u64) -> Result<Self> {
-        use nix::mount::{MsFlags, mount};
-        let root = daemon.root_dir();
-        std::fs::create_dir_all(&root)?;
-        mount(Some("podbox-test"), &root, Some("tmpfs"), MsFlags::empty(), Some(&*format!("size={bytes},mode=700")))?;
-        Ok(Self(root))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
-}
-
 /// A layer with one file of ten gigabytes of zeros, ten megabytes on the wire.
 fn bomb() -> Result<Vec<u8>> {
     use std::io::Write;
@@ -166,7 +147,7 @@ fn bomb() -> Result<Vec<u8>> {
 async fn a_bomb_of_ten_gigabytes_fills_a_small_disk_and_leaves_it_empty() -> Result<()> {
     let options = DaemonOptions { show_log: true, ..DaemonOptions::default() };
     let mut daemon = Daemon::prepare(&options)?;
-    let _disk = SmallDisk::over(&daemon, 64 << 20)?;
+    let _disk = SmallDisk::over(&daemon, "size=64m")?;
     daemon.start_again().await?;
     let client = daemon.client();
     let mut content = Content::default();

@@ -24,12 +24,11 @@ mod layer;
 
 pub use error::PullError;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError, Weak};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
