@@ -148,7 +148,7 @@ async fn a_pod_is_in_the_kubelets_slice_which_stays_when_the_pod_goes() -> Resul
 
 #[tokio::test]
 async fn a_reload_of_systemd_changes_no_limit_and_moves_nothing() -> Result<()> {
-    let Some(_steady) = steady().await else { return Ok(()) };
+    let Some(_alone) = alone().await else { return Ok(()) };
     let daemon = daemon().await?;
     let slice = PodSlice::new("reload", 256 << 20)?;
     let pod = daemon.run_pod(&PodSpec::new("reload").cgroup_parent(&slice.path())).await?;

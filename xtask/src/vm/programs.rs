@@ -1,6 +1,6 @@
 //! What runs in the guests: podbox and the test programs, as cargo builds them.
 
-use super::guest::Guest;
+use super::guest::{Cgroup, Guest};
 use crate::build::{self, Profile};
 use Extent::{All, Brief, Kernel};
 use anyhow::{Context, Result, ensure};
@@ -9,39 +9,40 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// Test programs for which the kernel, its version of cgroups, its security modules, or systemd as the first process make a difference:
-/// the smallest extent with which each runs in the guests without systemd, and in the one with systemd, which has the kernel of that with
-/// v2 and owns the cgroups above the pods'. All others run with `All`.
-const MATTERS: &[(&str, Extent, Extent)] = &[
-    ("cgroup-devices", Brief, All),
-    ("cgroup-kernel", Brief, All),
-    ("cgroup-limits", Brief, All),
-    ("cgroup-stats", Brief, All),
-    ("container_control", Brief, Kernel),
-    ("container_devices", Brief, Kernel),
-    ("container_huge_pages", Brief, Kernel),
-    ("container_limits", Brief, Brief),
-    ("container_logs", Kernel, All),
-    ("container_mounts", Kernel, All),
-    ("container_process", Kernel, All),
-    ("container_raw_limits", Brief, Kernel),
-    ("container_security", Kernel, All),
-    ("container_updates", Brief, Kernel),
-    ("crash", Kernel, All),
-    ("daemons_side_by_side", Kernel, All),
-    ("events", Kernel, All),
-    ("exec_sync", Kernel, All),
-    ("hostile", Kernel, All),
-    ("image_volumes", Kernel, All),
-    ("killed_processes", Kernel, Kernel),
-    ("lost_connection", Kernel, All),
-    ("network", Kernel, All),
-    ("pod_cgroups", Brief, Kernel),
-    ("pod_namespaces", Kernel, All),
-    ("restart", Kernel, Kernel),
-    ("stats", Brief, Kernel),
-    ("stop", Kernel, All),
-    ("systemd_driver", All, Brief),
-    ("unit_file", All, Brief),
+/// the smallest extent with which each runs in the guest with v2, in the one with v1, of which a hybrid machine runs most without a
+/// guest, and in the one with systemd, which has the kernel of that with v2 and owns the cgroups above the pods'. All others run with
+/// `All`.
+const MATTERS: &[(&str, [Extent; 3])] = &[
+    ("cgroup-devices", [Brief, Brief, All]),
+    ("cgroup-kernel", [Brief, Brief, All]),
+    ("cgroup-limits", [Brief, Brief, All]),
+    ("cgroup-stats", [Brief, Brief, All]),
+    ("container_control", [Brief, Brief, Kernel]),
+    ("container_devices", [Brief, Brief, Kernel]),
+    ("container_huge_pages", [Brief, Kernel, Kernel]),
+    ("container_limits", [Brief, Brief, Brief]),
+    ("container_logs", [Kernel, Kernel, All]),
+    ("container_mounts", [Kernel, Kernel, All]),
+    ("container_process", [Kernel, Kernel, All]),
+    ("container_raw_limits", [Brief, Kernel, Kernel]),
+    ("container_security", [Kernel, Kernel, All]),
+    ("container_updates", [Brief, Brief, Kernel]),
+    ("crash", [Kernel, Kernel, All]),
+    ("daemons_side_by_side", [Kernel, Kernel, All]),
+    ("events", [Kernel, Kernel, All]),
+    ("exec_sync", [Kernel, Kernel, All]),
+    ("hostile", [Kernel, Kernel, All]),
+    ("image_volumes", [Kernel, Kernel, All]),
+    ("killed_processes", [Kernel, Kernel, Kernel]),
+    ("lost_connection", [Kernel, Kernel, All]),
+    ("network", [Kernel, Kernel, All]),
+    ("pod_cgroups", [Brief, Kernel, Kernel]),
+    ("pod_namespaces", [Kernel, Kernel, All]),
+    ("restart", [Kernel, Kernel, Kernel]),
+    ("stats", [Brief, Kernel, Kernel]),
+    ("stop", [Kernel, Kernel, All]),
+    ("systemd_driver", [All, All, Brief]),
+    ("unit_file", [All, All, Brief]),
 ];
 
 /// Test programs that run in guests only where they are named: they need Debian packages that no guest has.
@@ -119,7 +120,7 @@ pub(super) fn build() -> Result<Programs> {
         tests.extend(of_package(package)?.into_iter().map(|(name, path)| (format!("{prefix}{name}"), path)));
     }
     tests.sort();
-    for (name, ..) in MATTERS {
+    for (name, _) in MATTERS {
         ensure!(tests.iter().any(|(built, _)| built == name), "{name} is to run in guests, and there is no such test program");
     }
     Ok(Programs { podbox, tests })
@@ -158,16 +159,17 @@ fn select(programs: &[&str], guest: Guest, extent: Extent, filters: &[String]) -
 }
 
 fn smallest_extent(program: &str, guest: Guest) -> Extent {
-    let Some((_, plain, systemd)) = MATTERS.iter().find(|(name, ..)| *name == program) else { return All };
+    let Some((_, [v2, v1, systemd])) = MATTERS.iter().find(|(name, _)| *name == program) else { return All };
     match guest {
-        Guest::Plain(_) => *plain,
+        Guest::Plain(Cgroup::V2) => *v2,
+        Guest::Plain(Cgroup::V1) => *v1,
         Guest::Systemd(_) => *systemd,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::guest::{Cgroup, Driver};
+    use super::super::guest::Driver;
     use super::*;
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -182,6 +184,7 @@ mod tests {
     #[test]
     fn a_filter_names_a_program_or_tests() {
         let (plain, systemd) = (Guest::Plain(Cgroup::V2), Guest::Systemd(Driver::Cgroupfs));
+        assert_eq!(selected(Guest::Plain(Cgroup::V1), Brief, &[]), (texts(&[]), texts(&[])));
         assert_eq!(selected(plain, Kernel, &[]), (texts(&["crash", "stats"]), texts(&[])));
         assert_eq!(selected(plain, Brief, &[]), (texts(&["stats"]), texts(&[])));
         assert_eq!(selected(systemd, Kernel, &[]), (texts(&["stats", "unit_file"]), texts(&[])));
