@@ -2,8 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use podbox_proto::v1::MountPropagation;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use podbox_proto::v1::{self, MountPropagation};
 use podbox_tests::{Census, ContainerSpec, Daemon, PodSpec, TestImage, assert_refused, wait};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tonic::Code;
 
@@ -19,7 +22,7 @@ struct HostMount(PathBuf);
 impl HostMount {
     fn tmpfs(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path)?;
-        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).context("mount a tmpfs")?;
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("size=8m")).context("mount a tmpfs")?;
         Ok(Self(path.to_owned()))
     }
 
@@ -82,6 +85,54 @@ async fn only_recursive_read_only_reaches_the_mounts_below() -> Result<()> {
     std::fs::write(host.join("below/from-host"), "")?;
     let refused = ContainerSpec::sleeper("b").mount_with(&host, "/x", |mount| mount.recursive_read_only = true);
     assert_refused(pod.create(&refused).await, Code::InvalidArgument, &["recursive_read_only"]);
+    Ok(())
+}
+
+/// Of a mount and of what is mounted below it.
+#[tokio::test]
+async fn mount_options_keep_programs_devices_and_owners_rights_out() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("options").privileged()).await?;
+    let host = directory(&daemon, "volume")?;
+    let _below = HostMount::tmpfs(&host.join("below"))?;
+    for folder in [&host, &host.join("below")] {
+        std::fs::write(folder.join("program"), "#!/bin/sh\nid -u\n")?;
+        std::fs::copy("/bin/busybox", folder.join("su"))?;
+        std::fs::set_permissions(folder.join("program"), Permissions::from_mode(0o755))?;
+        std::fs::set_permissions(folder.join("su"), Permissions::from_mode(0o4755))?;
+        mknod(&folder.join("zero"), SFlag::S_IFCHR, Mode::from_bits_retain(0o666), makedev(1, 5))?;
+    }
+    let with =
+        |path: &'static str, option: &'static str| (path, move |mount: &mut v1::Mount| mount.mount_options = vec![option.to_owned()]);
+    let [noexec, nodev, nosuid] = [with("/noexec", "noexec"), with("/nodev", "nodev"), with("/nosuid", "nosuid")];
+    let spec = ContainerSpec::sleeper("a")
+        .privileged()
+        .mount(&host, "/plain")
+        .mount_with(&host, noexec.0, noexec.1)
+        .mount_with(&host, nodev.0, nodev.1)
+        .mount_with(&host, nosuid.0, nosuid.1);
+    let container = pod.run(&spec).await?;
+    for below in ["", "/below"] {
+        for (path, runs, opens, raises) in
+            [("/plain", true, true, true), ("/noexec", false, true, false), ("/nodev", true, false, true), ("/nosuid", true, true, false)]
+        {
+            let at = format!("{path}{below}");
+            assert_eq!(container.exec(&[&format!("{at}/program")]).await.is_ok_and(|output| output.code == 0), runs, "{at}/program");
+            let opened = container.exec(&["/bin/head", "-c1", &format!("{at}/zero")]).await?;
+            assert_eq!(opened.code == 0, opens, "{at}/zero: {opened:?}");
+            // Busybox's own su says so where it has none of its owner's rights.
+            let su = container.exec(&["/bin/su", "alice", "-c", &format!("{at}/su </dev/null 2>&1; true")]).await?;
+            let has_none = ["must be suid", "ermission denied"].iter().any(|said| su.stdout.contains(said));
+            assert_eq!(!has_none, raises, "{at}/su: {su:?}");
+        }
+    }
+    let told = container.status().await?.mounts;
+    let told: Vec<_> = told.iter().filter(|mount| mount.container_path == "/noexec").map(|mount| mount.mount_options.clone()).collect();
+    assert_eq!(told, [["noexec"]]);
+    for option in ["ro", "exec", "uid=0", "", "noexec,nodev"] {
+        let refused = ContainerSpec::sleeper("b").mount_with(&host, "/x", |mount| mount.mount_options = vec![option.to_owned()]);
+        assert_refused(pod.create(&refused).await, Code::InvalidArgument, &["mount_options", option]);
+    }
     Ok(())
 }
 

@@ -59,6 +59,21 @@ async fn capabilities_are_exactly_the_default_set_with_what_is_added_and_dropped
     Ok(())
 }
 
+/// A user that is not root has what is ambient, and programs that it starts have it, too.
+#[tokio::test]
+async fn ambient_capabilities_are_kept_by_whoever_is_not_root() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("ambient")).await?;
+    let spec = with_capabilities("a", &[], &["ALL"]).security(|security| {
+        security.run_as_user = Some(v1::Int64Value { value: 1000 });
+        security.capabilities.get_or_insert_default().add_ambient_capabilities = words(&["CHOWN"]);
+    });
+    let container = pod.run(&spec).await?;
+    assert_eq!(all_sets(container.pid().await?)?, [CHOWN; 5]);
+    assert_eq!(container.exec(&["/bin/chown", "0", "/tmp"]).await?.code, 0);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_user_other_than_root_has_no_effective_capability() -> Result<()> {
     let daemon = Daemon::for_test().await?;

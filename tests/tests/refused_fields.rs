@@ -3,7 +3,6 @@
 use anyhow::Result;
 use podbox_proto::v1;
 use podbox_proto::v1::security_profile::ProfileType;
-use podbox_tests::spec::words;
 use podbox_tests::{Census, ContainerSpec, Daemon, PodSpec, assert_refused, wait};
 use tonic::Code;
 
@@ -50,14 +49,7 @@ fn containers() -> Vec<(&'static str, ContainerSpec)> {
         ("apparmor_profile", container().security(|security| "runtime/default".clone_into(&mut security.apparmor_profile))),
         ("selinux_options", container().security(|security| security.selinux_options = selinux())),
         ("userns_options", container().security(|security| user_namespace(&mut security.namespace_options))),
-        (
-            "add_ambient_capabilities",
-            container().security(|security| {
-                security.capabilities.get_or_insert_default().add_ambient_capabilities = words(&["NET_RAW"]);
-            }),
-        ),
         ("cdi_devices", container().with(|config| config.cdi_devices = vec![cdi])),
-        ("mount_options", container().mount_with(tmp, "/x", |mount| mount.mount_options = words(&["noexec"]))),
         ("uid_mappings", container().mount_with(tmp, "/x", |mount| mount.uid_mappings = vec![mapping])),
     ]
 }

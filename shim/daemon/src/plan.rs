@@ -5,10 +5,12 @@
 //! carries out. No function here makes a system call, reads a clock or a file: the same input gives the same plan.
 
 mod capability;
+mod cgroup_mount;
 mod container;
 mod devices;
 mod exec;
 mod layout;
+mod limits;
 mod lower;
 mod node;
 mod pause_spec;

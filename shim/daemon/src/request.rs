@@ -20,7 +20,7 @@ pub use common::Labels;
 pub use container::{ContainerConfig, ContainerMetadata, StopSignal};
 pub use device::Device;
 pub use image::ImageRequest;
-pub use mount::{ImageVolume, Mount, Propagation};
+pub use mount::{ImageVolume, Mount, Propagation, Restrictions};
 pub use pull::PullConfig;
 pub use resources::Resources;
 pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, SandboxPidMode};

@@ -10,6 +10,7 @@ mod credentials;
 mod dev;
 mod error;
 mod exec;
+mod limits;
 mod mask;
 mod mount;
 mod namespaces;
@@ -88,6 +89,8 @@ impl<'a> Newborn<'a> {
     fn settle(&mut self) -> Result<(), LaunchFailure> {
         podbox_sys::reset_signals().map_err(|error| failed(&"reset the signals", &error.into()))?;
         rustix::process::setsid().map_err(|errno| failed(&"make a session", &errno.into()))?;
+        // What the daemon was started with may hold somebody's keys.
+        podbox_sys::new_session_keyring().map_err(|error| failed(&"make a session keyring", &error.into()))?;
         if let Some(value) = self.birth.oom_score_adj {
             namespaces::set_oom_score_adj(value.trim()).map_err(|errno| failed(&"reset oom_score_adj", &errno.into()))?;
         }
@@ -105,6 +108,7 @@ impl<'a> Newborn<'a> {
             Op::SetHostname { name } => Ok(rustix::system::sethostname(name.as_bytes())?),
             Op::SetSysctl { key, value } => namespaces::set_sysctl(key, value),
             Op::SetOomScoreAdj { value } => Ok(namespaces::set_oom_score_adj(&value.to_string())?),
+            Op::SetLimits { limits } => limits::set(limits),
             Op::OpenBind(source) => self.keep_mount(source.slot, mount::open_bind(source)?),
             Op::OpenFromPause { slot, path } => {
                 let mount = mount::open_in(self.pidfd(&ProcessRef::Pause)?, path)?;
@@ -123,6 +127,7 @@ impl<'a> Newborn<'a> {
             Op::MakeNode(node) => dev::make_node(self.new_root()?, node),
             Op::Mask { target } => self.mask(target),
             Op::ReadOnlyPath { target } => mask::make_read_only(self.new_root()?, target),
+            Op::ReadOnlyMount { target } => mask::make_mount_read_only(self.new_root()?, target),
             Op::ReadOnlyRoot => mask::make_root_read_only(self.new_root()?),
             Op::PivotRoot => self.pivot_root(),
             Op::ConnectStdio => self.connect_stdio(),

@@ -10,6 +10,7 @@ mod bytes;
 mod exit;
 mod id;
 mod launch;
+mod limits;
 mod memfd;
 mod op;
 pub mod wire;
@@ -18,6 +19,7 @@ pub use bytes::ByteString;
 pub use exit::{EXIT_RECORD_VERSION, ExitRecord};
 pub use id::{ContainerId, InvalidId, SandboxId};
 pub use launch::{CgroupEntry, LaunchPlan, LogTarget, NewNamespaces, PidNamespace, ProcessRef, Stdio};
+pub use limits::{LimitKind, ProcessLimit};
 pub use memfd::sealed_memfd;
 pub use op::{
     BindPropagation, BindSource, CapabilitySets, DeviceNode, FileSystem, ImageLayers, MountAttributes, NodeKind, Op, Overlay, Program,

@@ -7,7 +7,7 @@
 //! A *target* is an absolute path in the container. Until `PivotRoot` it is resolved below the new root (`openat2(2)` with
 //! `RESOLVE_IN_ROOT`), never by string: an image's symbolic link cannot lead out.
 
-use crate::{ByteString, ProcessRef};
+use crate::{ByteString, ProcessLimit, ProcessRef};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -28,8 +28,6 @@ pub struct MountAttributes {
     pub no_exec: bool,
     /// `MOUNT_ATTR_RELATIME` is the default; this is `MOUNT_ATTR_STRICTATIME`.
     pub strict_atime: bool,
-    /// Apply the attributes to mounts below as well (`AT_RECURSIVE`).
-    pub recursive: bool,
 }
 
 /// What a bind mount passes on and takes (`mount_namespaces(7)`).
@@ -54,6 +52,8 @@ pub struct BindSource {
     pub recursive: bool,
     /// Attributes of the new mount.
     pub attributes: MountAttributes,
+    /// Attributes of the new mount and of all below it (`AT_RECURSIVE`).
+    pub recursive_attributes: MountAttributes,
     /// What it passes on.
     pub propagation: BindPropagation,
 }
@@ -214,6 +214,11 @@ pub enum Op {
         /// The value.
         value: i32,
     },
+    /// The limits of the process, all of which are set: nothing is inherited.
+    SetLimits {
+        /// Each kind once.
+        limits: Vec<ProcessLimit>,
+    },
     /// Open a host path as a detached mount: `open_tree(2)`.
     OpenBind(BindSource),
     /// Open the mount at `path` of pause's mount namespace as a detached mount of this one: how `/dev/shm` is shared.
@@ -277,6 +282,11 @@ pub enum Op {
         /// Absolute path in the container.
         target: PathBuf,
     },
+    /// Make the mount that a target is the root of read-only, and none below it.
+    ReadOnlyMount {
+        /// Absolute path in the container, which must not be reached through a symbolic link.
+        target: PathBuf,
+    },
     /// Make the root mount itself read-only.
     ReadOnlyRoot,
     /// `pivot_root(2)` into the new root and let go of the host's.
@@ -323,6 +333,7 @@ impl fmt::Display for Op {
             Self::SetHostname { name } => write!(f, "set the hostname {name:?}"),
             Self::SetSysctl { key, value } => write!(f, "set the sysctl {key}={value}"),
             Self::SetOomScoreAdj { value } => write!(f, "set oom_score_adj {value}"),
+            Self::SetLimits { .. } => f.write_str("set the process limits"),
             Self::OpenBind(bind) => write!(f, "open the mount source {}", bind.source.display()),
             Self::OpenFromPause { path, .. } => write!(f, "open the pod's {}", path.display()),
             Self::LeaveHostMounts => f.write_str("leave the host's mounts"),
@@ -336,6 +347,7 @@ impl fmt::Display for Op {
             Self::MakeNode(node) => write!(f, "make {}", node.path.display()),
             Self::Mask { target } => write!(f, "mask {}", target.display()),
             Self::ReadOnlyPath { target } => write!(f, "make {} read-only", target.display()),
+            Self::ReadOnlyMount { target } => write!(f, "make the mount {} read-only", target.display()),
             Self::ReadOnlyRoot => f.write_str("make the root read-only"),
             Self::PivotRoot => f.write_str("enter the root"),
             Self::ConnectStdio => f.write_str("connect the standard streams"),

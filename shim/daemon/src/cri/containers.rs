@@ -1,7 +1,7 @@
 //! Containers as the CRI shows them.
 
 use super::{Cri, info};
-use crate::request::{ImageRequest, ImageVolume, Mount, Propagation, Resources, StopSignal};
+use crate::request::{ImageRequest, ImageVolume, Mount, Propagation, Resources, Restrictions, StopSignal};
 use crate::store::{ContainerPhase, ContainerRecord};
 use podbox_proto::v1;
 use std::collections::BTreeMap;
@@ -76,6 +76,7 @@ fn mount(mount: &Mount) -> v1::Mount {
         selinux_relabel: mount.selinux_relabel,
         propagation: propagation.into(),
         recursive_read_only: mount.recursive_read_only,
+        mount_options: mount_options(mount.restrictions),
         ..Default::default()
     }
 }
@@ -88,8 +89,14 @@ fn image_volume(volume: &ImageVolume) -> v1::Mount {
         recursive_read_only: volume.recursive_read_only,
         image: Some(image(&volume.image)),
         image_sub_path: volume.sub_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        mount_options: mount_options(volume.restrictions),
         ..Default::default()
     }
+}
+
+fn mount_options(restrictions: Restrictions) -> Vec<String> {
+    let applies = [("noexec", restrictions.no_exec), ("nodev", restrictions.no_dev), ("nosuid", restrictions.no_suid)];
+    applies.into_iter().filter(|(_, applies)| *applies).map(|(option, _)| option.to_owned()).collect()
 }
 
 /// The resources as they were asked for, the last time each.

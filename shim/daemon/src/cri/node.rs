@@ -41,7 +41,7 @@ pub(super) async fn status(cri: &Cri, verbose: bool) -> v1::StatusResponse {
             name: String::new(),
             features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
         }],
-        features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true, mount_options: true, ..Default::default() }),
     }
 }
 

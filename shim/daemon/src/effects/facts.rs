@@ -2,6 +2,9 @@
 
 use crate::plan::NodeFacts;
 use podbox_cgroup::{Driver, Hierarchies, Version};
+use podbox_plan::LimitKind;
+use rustix::process::getrlimit;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -37,16 +40,38 @@ pub fn boot_id() -> Result<String, FactsError> {
 /// `/proc` is not there.
 pub fn discover_facts(hierarchies: &Hierarchies, cgroup_driver: Driver) -> Result<NodeFacts, FactsError> {
     let uname = rustix::system::uname();
+    let capabilities = capabilities()?;
     Ok(NodeFacts {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         oom_score_adj_min: oom_score_adj_min()?,
-        capabilities: capabilities()?,
+        limits_max: limits_max(capabilities)?,
+        capabilities,
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         cgroup_v2: hierarchies.version() == Version::V2,
         cgroup_driver,
         boot_id: boot_id()?,
         kernel: uname.release().to_string_lossy().into_owned(),
     })
+}
+
+/// Number of `CAP_SYS_RESOURCE` (`capabilities(7)`).
+const SYS_RESOURCE: u32 = 24;
+/// What no process can have more open files than.
+const OPEN_FILES_MAX: &str = "/proc/sys/fs/nr_open";
+
+/// What processes of ours cannot be given more of.
+fn limits_max(capabilities: u64) -> Result<BTreeMap<LimitKind, Option<u64>>, FactsError> {
+    let malformed = |error| FactsError { path: OPEN_FILES_MAX.into(), source: io::Error::new(io::ErrorKind::InvalidData, error) };
+    let open_files: u64 = read(OPEN_FILES_MAX)?.parse().map_err(malformed)?;
+    let mut limits = BTreeMap::from([(LimitKind::OpenFiles, Some(open_files))]);
+    if capabilities & 1 << SYS_RESOURCE == 0 {
+        for kind in LimitKind::ALL {
+            let own = getrlimit(kind.resource()).maximum;
+            let most = limits.get(&kind).copied().flatten();
+            limits.insert(kind, [own, most].into_iter().flatten().min());
+        }
+    }
+    Ok(limits)
 }
 
 /// The permitted set, which is also within the bounding one where no capability came from a file.

@@ -104,6 +104,7 @@ pub fn plan_volumes(
             image_id: image.id.to_string(),
             lower_dirs,
             sub_path: volume.sub_path.clone(),
+            restrictions: volume.restrictions,
         })
     };
     volumes.iter().zip(images).zip(layers).map(plan).collect()

@@ -2,6 +2,7 @@
 
 use crate::request::Capabilities;
 use oci_spec::runtime::Capability;
+use podbox_plan::CapabilitySets;
 use std::collections::HashSet;
 
 /// A capability cannot be given.
@@ -94,28 +95,33 @@ pub(super) fn all() -> u64 {
     (1 << ALL.len()) - 1
 }
 
-/// The mask of a request: the default set, or all and none for `ALL`, then what is added, then what is dropped; never more than
+/// The sets of a request: the default one, or all and none for `ALL`, then what is added, then what is dropped; never more than
 /// `ours`, what the daemon has itself. All means all there are; one that is asked for by name and cannot be had is an error.
-pub(super) fn requested(request: &Capabilities, privileged: bool, ours: u64) -> Result<u64, CapabilityError> {
+/// What is to be ambient is added like the rest: the kernel lets nothing be ambient that is not permitted.
+pub(super) fn requested(request: &Capabilities, privileged: bool, ours: u64) -> Result<CapabilitySets, CapabilityError> {
     let is_all = |names: &[String]| names.iter().any(|name| name == "ALL");
     let mask_of =
         |names: &[String]| names.iter().filter(|name| *name != "ALL").try_fold(0_u64, |mask, name| Ok(mask | 1 << number_of(name)?));
-    let (added, dropped) = (mask_of(&request.add)?, mask_of(&request.drop)?);
+    let (named_ambient, dropped) = (mask_of(&request.ambient)?, mask_of(&request.drop)?);
+    let added = mask_of(&request.add)? | named_ambient;
+    let all_ambient = is_all(&request.ambient);
+    let sets =
+        |mask: u64| CapabilitySets { bounding: mask, permitted: mask, ambient: mask & if all_ambient { all() } else { named_ambient } };
     if privileged {
-        return Ok(all() & ours);
+        return Ok(sets(all() & ours));
     }
     let missing = added & !dropped & !ours;
     if let Some((_, (name, _))) = ALL.iter().enumerate().find(|(number, _)| missing & (1 << number) != 0) {
         return Err(CapabilityError::NotOurs { name: (*name).to_owned() });
     }
     let default = DEFAULT.iter().try_fold(0_u64, |mask, name| Ok::<_, CapabilityError>(mask | 1 << number_of(name)?))?;
-    let base = match (is_all(&request.add), is_all(&request.drop)) {
+    let base = match (is_all(&request.add) || all_ambient, is_all(&request.drop)) {
         (true, _) => all(),
         (false, true) => 0,
         (false, false) => default,
     };
     // Dropping ALL and adding some leaves the added; dropping one by name always wins.
-    Ok((base | added) & !dropped & ours)
+    Ok(sets((base | added) & !dropped & ours))
 }
 
 /// The names of what is not in a mask.
@@ -140,7 +146,9 @@ mod tests {
 
     fn mask(add: &[&str], drop: &[&str]) -> u64 {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        requested(&Capabilities { add: names(add), drop: names(drop) }, false, all()).expect("known names")
+        let sets = requested(&Capabilities { add: names(add), drop: names(drop), ambient: Vec::new() }, false, all()).expect("known names");
+        assert_eq!((sets.bounding, sets.ambient), (sets.permitted, 0));
+        sets.permitted
     }
 
     #[test]
@@ -153,7 +161,7 @@ mod tests {
         assert_eq!(mask(&["SYS_TIME"], &["ALL"]), 1 << 25);
         assert_eq!(mask(&["ALL"], &[]), all());
         assert_eq!(mask(&["ALL"], &["CHOWN"]), all() & !1);
-        assert!(requested(&Capabilities { add: vec!["NONE".to_owned()], drop: vec![] }, false, all()).is_err());
+        assert!(requested(&Capabilities { add: vec!["NONE".to_owned()], ..Capabilities::default() }, false, all()).is_err());
     }
 
     #[test]
@@ -161,11 +169,26 @@ mod tests {
         let ours = all() & !(1 << 24);
         let ask = |add: &[&str], privileged| {
             let add = add.iter().map(|name| (*name).to_owned()).collect();
-            requested(&Capabilities { add, drop: Vec::new() }, privileged, ours)
+            requested(&Capabilities { add, ..Capabilities::default() }, privileged, ours).map(|sets| sets.permitted)
         };
         assert_eq!(ask(&["ALL"], false), Ok(ours));
         assert_eq!(ask(&[], true), Ok(ours));
         assert_eq!(ask(&["SYS_RESOURCE"], false), Err(CapabilityError::NotOurs { name: "SYS_RESOURCE".to_owned() }));
+    }
+
+    #[test]
+    fn what_is_ambient_is_in_every_set_and_what_is_dropped_in_none() {
+        let ask = |ambient: &[&str], drop: &[&str], privileged| {
+            let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let request = Capabilities { add: Vec::new(), drop: names(drop), ambient: names(ambient) };
+            requested(&request, privileged, all()).expect("known names")
+        };
+        let net_admin = 1 << 12;
+        assert_eq!(ask(&["NET_ADMIN"], &["ALL"], false), CapabilitySets { bounding: net_admin, permitted: net_admin, ambient: net_admin });
+        assert_eq!(ask(&["NET_ADMIN"], &["NET_ADMIN"], false).ambient, 0);
+        assert_eq!(ask(&["ALL"], &["CHOWN"], false).ambient, all() & !1);
+        assert_eq!(ask(&["CHOWN"], &[], true), CapabilitySets { bounding: all(), permitted: all(), ambient: 1 });
+        assert_eq!(ask(&[], &[], true).ambient, 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::process::{arguments, environment, working_directory};
 use super::spec::{SpecInputs, runtime_spec};
 use super::{HostDevice, ImageDefaults, Layout, NodeFacts, PlanError, PodUser, capability};
 use crate::request::{
-    ContainerConfig, IpcMode, NetworkMode, PidMode, SandboxConfig, SandboxPidMode, SecurityContext, StopSignal, signal_number,
+    ContainerConfig, IpcMode, NetworkMode, PidMode, Restrictions, SandboxConfig, SandboxPidMode, SecurityContext, StopSignal, signal_number,
 };
 use oci_spec::runtime::Spec;
 use podbox_plan::{ByteString, PidNamespace, SandboxId};
@@ -58,6 +58,9 @@ pub struct PlannedVolume {
     pub lower_dirs: Vec<PathBuf>,
     /// Only this directory of it.
     pub sub_path: Option<PathBuf>,
+    /// What its files cannot be.
+    #[serde(default)]
+    pub restrictions: Restrictions,
 }
 
 /// A container as it will be started. It stands in the container's record.

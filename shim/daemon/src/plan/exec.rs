@@ -1,6 +1,6 @@
 //! A process that is executed in a running container.
 
-use super::lower::become_program;
+use super::lower::{become_program, set_limits};
 use super::{ContainerPlan, PlanError, SpecError};
 use podbox_plan::{CgroupEntry, ContainerId, LaunchPlan, NewNamespaces, Op, PidNamespace, ProcessRef, Stdio};
 
@@ -14,6 +14,7 @@ pub fn plan_exec(container: &ContainerId, plan: &ContainerPlan, command: &[Strin
     let of = ProcessRef::Container(container.clone());
     let mut ops = vec![
         Op::SetOomScoreAdj { value: process.oom_score_adj().unwrap_or_default() },
+        set_limits(process)?,
         Op::Join { of: of.clone(), mount: true, net: true, ipc: true, uts: true, cgroup: true },
         Op::ConnectStdio,
         Op::WorkingDirectory { path: process.cwd().clone(), create: false },

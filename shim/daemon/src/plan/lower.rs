@@ -3,8 +3,9 @@
 //! The order is the one [`podbox_plan::Op`] describes: sources are opened while the host is in sight, the root is assembled
 //! by descriptor, and what the process is allowed comes last.
 
+use super::cgroup_mount::{CGROUP_V1, CgroupOps, Cgroups};
 use super::spec::{IMAGE_VOLUME, pod_shm_source};
-use super::{ContainerPlan, PlanError, SpecError, capability, devices};
+use super::{ContainerPlan, PlanError, SpecError, capability, devices, limits};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig};
 use oci_spec::runtime::{Mount, Process};
 use podbox_plan::{
@@ -56,6 +57,7 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
         },
         Op::NewCgroupNamespace,
         Op::SetOomScoreAdj { value: process.oom_score_adj().unwrap_or_default() },
+        set_limits(process)?,
     ];
     ops.extend(opened);
     ops.push(Op::LeaveHostMounts);
@@ -90,6 +92,11 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
         ops,
         exit_record: Some(inputs.exit_record.clone()),
     })
+}
+
+/// The same for a container's init and for what is executed in it.
+pub(super) fn set_limits(process: &Process) -> Result<Op, PlanError> {
+    Ok(Op::SetLimits { limits: limits::process_limits(process.rlimits().as_deref().unwrap_or_default())? })
 }
 
 /// The last steps, the same for a container's init and for what is executed in it.
@@ -144,6 +151,15 @@ fn mount_ops(mounts: &[Mount], inputs: &LaunchInputs<'_>, given: &[DeviceNode]) 
         let options = MountOptions::of(mount);
         let target = mount.destination().clone();
         let kind = mount.typ().as_deref().unwrap_or_default();
+        if kind == CGROUP_V1 {
+            let path = inputs.plan.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()?.to_str()).unwrap_or_default();
+            let cgroups = Cgroups { directories: &inputs.cgroup.v1, path };
+            let CgroupOps { opened, attached } = cgroups.mount(&target, options.attributes, next_slot);
+            next_slot = next_slot.saturating_add(Slot::try_from(opened.len()).unwrap_or(Slot::MAX));
+            ops.opened.extend(opened);
+            ops.attached.extend(attached);
+            continue;
+        }
         let volume = (kind == IMAGE_VOLUME).then(|| volume_at(&target)).flatten();
         if kind != "bind" && volume.is_none() {
             let is_dev = target == Path::new("/dev");
@@ -172,6 +188,7 @@ fn mount_ops(mounts: &[Mount], inputs: &LaunchInputs<'_>, given: &[DeviceNode]) 
                 source,
                 recursive: options.recursive,
                 attributes: options.attributes,
+                recursive_attributes: options.recursive_attributes,
                 propagation: options.propagation,
             })),
         }
@@ -183,6 +200,7 @@ fn mount_ops(mounts: &[Mount], inputs: &LaunchInputs<'_>, given: &[DeviceNode]) 
 /// A mount's options, sorted into what the kernel takes where.
 struct MountOptions {
     attributes: MountAttributes,
+    recursive_attributes: MountAttributes,
     propagation: BindPropagation,
     recursive: bool,
     data: Vec<(String, Option<String>)>,
@@ -190,8 +208,13 @@ struct MountOptions {
 
 impl MountOptions {
     fn of(mount: &Mount) -> Self {
-        let mut sorted =
-            Self { attributes: MountAttributes::default(), propagation: BindPropagation::Private, recursive: false, data: Vec::new() };
+        let mut sorted = Self {
+            attributes: MountAttributes::default(),
+            recursive_attributes: MountAttributes::default(),
+            propagation: BindPropagation::Private,
+            recursive: false,
+            data: Vec::new(),
+        };
         for option in mount.options().iter().flatten() {
             sorted.take(option);
         }
@@ -205,10 +228,10 @@ impl MountOptions {
             "slave" | "rslave" => self.propagation = BindPropagation::HostToContainer,
             "shared" | "rshared" => self.propagation = BindPropagation::Bidirectional,
             "ro" => self.attributes.read_only = true,
-            "rro" => {
-                self.attributes.read_only = true;
-                self.attributes.recursive = true;
-            }
+            "rro" => self.recursive_attributes.read_only = true,
+            "rnosuid" => self.recursive_attributes.no_suid = true,
+            "rnodev" => self.recursive_attributes.no_dev = true,
+            "rnoexec" => self.recursive_attributes.no_exec = true,
             "nosuid" => self.attributes.no_suid = true,
             "nodev" => self.attributes.no_dev = true,
             "noexec" => self.attributes.no_exec = true,

@@ -1,7 +1,9 @@
 //! What the planner has to know of the node.
 
 use podbox_cgroup::Driver;
+use podbox_plan::LimitKind;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Facts that are found out once, when the daemon starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +15,9 @@ pub struct NodeFacts {
     pub oom_score_adj_min: i32,
     /// The capabilities that the daemon has itself, a mask of `1 << number`: it can give no others.
     pub capabilities: u64,
+    /// Limits of processes that cannot be raised beyond this: the daemon's own where it may not raise any (no `CAP_SYS_RESOURCE`), and
+    /// the kernel's. What is absent can be had without a limit.
+    pub limits_max: BTreeMap<LimitKind, Option<u64>>,
     /// SELinux labels files and processes here.
     pub selinux: bool,
     /// Controllers are on the unified hierarchy (cgroup v2).

@@ -4,7 +4,7 @@
 
 use super::sandbox::{PAUSE_ID, PAUSE_OOM_SCORE_ADJ, POD_SHM, SHM_SIZE};
 use super::spec::{missing, mount};
-use super::{NodeFacts, PlanError};
+use super::{NodeFacts, PlanError, limits};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig, SandboxPidMode};
 use oci_spec::runtime::{
     LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Process,
@@ -55,7 +55,7 @@ fn process(node: &NodeFacts) -> Result<Process, PlanError> {
         .env(Vec::new())
         .cwd("/")
         .capabilities(no_capabilities()?)
-        .rlimits(Vec::new())
+        .rlimits(limits::spec_limits(node)?)
         .no_new_privileges(true)
         .oom_score_adj(node.clamp_oom_score_adj(PAUSE_OOM_SCORE_ADJ))
         .build()

@@ -1,5 +1,6 @@
 //! A sandbox's cgroup, its files and its pause process.
 
+use super::limits::standard_limits;
 use super::{Layout, NodeFacts, PlanError};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig, SandboxPidMode};
 use podbox_cgroup::Driver;
@@ -143,6 +144,7 @@ pub fn pause_launch(
     let mut ops = vec![Op::SetHostname { name: hostname.to_owned() }];
     ops.extend(config.sysctls.iter().map(|(key, value)| Op::SetSysctl { key: key.clone(), value: value.clone() }));
     ops.push(Op::SetOomScoreAdj { value: node.clamp_oom_score_adj(PAUSE_OOM_SCORE_ADJ) });
+    ops.push(Op::SetLimits { limits: standard_limits(node) });
     ops.push(Op::LeaveHostMounts);
     ops.push(Op::EmptyRoot { at: layout.pod(id) });
     if config.ipc == IpcMode::Pod {

@@ -1,8 +1,9 @@
 //! The OCI runtime spec of a container (runtime-spec, `config.md` and `config-linux.md`).
 
+use super::cgroup_mount::CGROUP_V1;
 use super::sandbox::POD_SHM;
-use super::{ContainerInputs, PlanError, PlannedVolume, SpecError, capability, devices};
-use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation, Resources};
+use super::{ContainerInputs, PlanError, PlannedVolume, SpecError, capability, devices, limits};
+use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation, Resources, Restrictions};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxHugepageLimit, LinuxHugepageLimitBuilder, LinuxMemoryBuilder,
@@ -10,7 +11,7 @@ use oci_spec::runtime::{
     MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use podbox_cgroup::HugepageSize;
-use podbox_plan::{ByteString, PidNamespace};
+use podbox_plan::{ByteString, CapabilitySets, PidNamespace};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -41,7 +42,7 @@ pub(super) struct SpecInputs<'a> {
     pub arguments: Vec<String>,
     pub environment: &'a [ByteString],
     pub working_directory: PathBuf,
-    pub capabilities: u64,
+    pub capabilities: CapabilitySets,
 }
 
 /// A spec as JSON, always the same for the same spec: the OCI crate keeps capabilities in sets that have no order.
@@ -91,13 +92,16 @@ pub(super) fn runtime_spec(inputs: &SpecInputs<'_>) -> Result<Spec, PlanError> {
 
 fn process(inputs: &SpecInputs<'_>) -> Result<Process, PlanError> {
     let container = inputs.container;
-    let capabilities = capability::names_of(inputs.capabilities);
+    let (bounding, permitted, ambient) = {
+        let CapabilitySets { bounding, permitted, ambient } = inputs.capabilities;
+        (capability::names_of(bounding), capability::names_of(permitted), capability::names_of(ambient))
+    };
     let capabilities = LinuxCapabilitiesBuilder::default()
-        .bounding(capabilities.clone())
-        .effective(capabilities.clone())
-        .permitted(capabilities)
-        .inheritable(HashSet::new())
-        .ambient(HashSet::new())
+        .bounding(bounding)
+        .effective(permitted.clone())
+        .permitted(permitted)
+        .inheritable(ambient.clone())
+        .ambient(ambient)
         .build()
         .map_err(missing("process.capabilities"))?;
     let user = UserBuilder::default()
@@ -114,7 +118,7 @@ fn process(inputs: &SpecInputs<'_>) -> Result<Process, PlanError> {
         .env(environment)
         .cwd(inputs.working_directory.clone())
         .capabilities(capabilities)
-        .rlimits(Vec::new())
+        .rlimits(limits::spec_limits(container.node)?)
         .no_new_privileges(container.config.security.no_new_privileges)
         .oom_score_adj(container.node.clamp_oom_score_adj(container.config.resources.oom_score_adj))
         .build()
@@ -260,9 +264,8 @@ fn kernel_mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanErro
         mount("/dev/mqueue", "mqueue", Path::new("mqueue"), &sealed)?,
         mount("/sys", "sysfs", Path::new("sysfs"), sys)?,
     ];
-    if container.node.cgroup_v2 {
-        mounts.push(mount("/sys/fs/cgroup", "cgroup2", Path::new("cgroup2"), sys)?);
-    }
+    let cgroup = if container.node.cgroup_v2 { "cgroup2" } else { CGROUP_V1 };
+    mounts.push(mount("/sys/fs/cgroup", cgroup, Path::new(cgroup), sys)?);
     let (shm, shm_options): (PathBuf, &[&str]) = match container.sandbox.ipc {
         IpcMode::Pod => (pod_shm_source(container.pause_pid), &["rbind", "rprivate"]),
         IpcMode::Node => (PathBuf::from("/dev/shm"), &["rbind", "rprivate", "nosuid", "noexec", "nodev"]),
@@ -283,7 +286,8 @@ fn pod_mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> 
 /// The source is the image's ID; the layers stand in the plan.
 fn image_mount(volume: &PlannedVolume) -> Result<Mount, PlanError> {
     // Programs of an image may run, as they may in a container of it; nothing of one is a device.
-    let options: Vec<String> = ["ro", "nodev"].map(str::to_owned).into();
+    let mut options: Vec<String> = ["ro", "nodev"].map(str::to_owned).into();
+    options.extend(restrictions(volume.restrictions, ["nosuid", "nodev", "noexec"]).filter(|option| *option != "nodev").map(str::to_owned));
     MountBuilder::default()
         .destination(volume.container_path.clone())
         .typ(IMAGE_VOLUME)
@@ -291,6 +295,12 @@ fn image_mount(volume: &PlannedVolume) -> Result<Mount, PlanError> {
         .options(options)
         .build()
         .map_err(missing("mounts"))
+}
+
+/// Those of the options for suid programs, devices and programs that apply.
+fn restrictions(asked: Restrictions, options: [&'static str; 3]) -> impl Iterator<Item = &'static str> {
+    let applies = [asked.no_suid, asked.no_dev, asked.no_exec];
+    options.into_iter().zip(applies).filter(|(_, applies)| *applies).map(|(option, _)| option)
 }
 
 fn requested_mount(request: &MountRequest) -> Result<Mount, PlanError> {
@@ -305,6 +315,8 @@ fn requested_mount(request: &MountRequest) -> Result<Mount, PlanError> {
         (true, false) => "ro",
         (false, false) => "rw",
     });
+    // What is mounted below is restricted like the mount itself: nothing else was asked for.
+    options.extend(restrictions(request.restrictions, ["rnosuid", "rnodev", "rnoexec"]));
     MountBuilder::default()
         .destination(request.container_path.clone())
         .typ("bind")

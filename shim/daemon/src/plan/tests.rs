@@ -10,6 +10,7 @@ fn node() -> NodeFacts {
         hostname: "node-1".to_owned(),
         oom_score_adj_min: 0,
         capabilities: u64::MAX,
+        limits_max: [(podbox_plan::LimitKind::OpenFiles, Some(4096))].into(),
         selinux: false,
         cgroup_v2: false,
         cgroup_driver: podbox_cgroup::Driver::Cgroupfs,
@@ -71,6 +72,7 @@ fn planned(sandbox: &SandboxConfig, config: &ContainerConfig, pid: PidNamespace)
         image_id: format!("sha256:{}", volume.image.image),
         lower_dirs: vec!["/l/2".into(), "/l/1".into()],
         sub_path: volume.sub_path.clone(),
+        restrictions: volume.restrictions,
     };
     let volumes: Vec<PlannedVolume> = config.image_volumes.iter().map(volume).collect();
     let plan = plan_container(&ContainerInputs {

@@ -1,7 +1,7 @@
 //! `Mount`: host paths and images that a container sees.
 
 use super::RequestError;
-use super::common::{absolute_path, checked_path, enum_value, has_parent_component};
+use super::common::{absolute_path, checked_path, enum_value, has_parent_component, shortened};
 use super::image::ImageRequest;
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,17 @@ pub enum Propagation {
     Bidirectional,
 }
 
+/// What files of a mount cannot be (`mount(8)`, `nosuid` and its like); the default restricts nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restrictions {
+    /// Programs that run as their owner.
+    pub no_suid: bool,
+    /// Devices.
+    pub no_dev: bool,
+    /// Programs.
+    pub no_exec: bool,
+}
+
 /// A host path that the container sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -31,6 +42,9 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// What it passes on.
     pub propagation: Propagation,
+    /// What its files, and those of the mounts below it, cannot be.
+    #[serde(default)]
+    pub restrictions: Restrictions,
     /// The volume is to get the container's SELinux label: nothing to do on a host without SELinux.
     pub selinux_relabel: bool,
 }
@@ -48,6 +62,9 @@ pub struct ImageVolume {
     pub recursive_read_only: bool,
     /// As it was asked for; echoed.
     pub selinux_relabel: bool,
+    /// What its files cannot be; they are no devices anyway.
+    #[serde(default)]
+    pub restrictions: Restrictions,
 }
 
 /// Sorts mounts into those of host paths and those of images.
@@ -74,14 +91,12 @@ pub(super) fn mounts(mounts: Vec<v1::Mount>) -> Result<(Vec<Mount>, Vec<ImageVol
 struct Common {
     container_path: PathBuf,
     propagation: Propagation,
+    restrictions: Restrictions,
 }
 
 fn common(mount: &v1::Mount) -> Result<Common, RequestError> {
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(RequestError::unsupported("config.mounts.uid_mappings", "id-mapped mounts are"));
-    }
-    if !mount.mount_options.is_empty() {
-        return Err(RequestError::unsupported("config.mounts.mount_options", "mount options are"));
     }
     let propagation = match enum_value("config.mounts.propagation", mount.propagation)? {
         v1::MountPropagation::PropagationPrivate => Propagation::Private,
@@ -96,11 +111,27 @@ fn common(mount: &v1::Mount) -> Result<Common, RequestError> {
     if has_parent_component(&container_path) || container_path == Path::new("/") {
         return Err(RequestError::invalid("config.mounts.container_path", "a path below the root, without `..`, is due"));
     }
-    Ok(Common { container_path, propagation })
+    Ok(Common { container_path, propagation, restrictions: restrictions(&mount.mount_options)? })
+}
+
+fn restrictions(options: &[String]) -> Result<Restrictions, RequestError> {
+    let mut restrictions = Restrictions::default();
+    for option in options {
+        match option.as_str() {
+            "nosuid" => restrictions.no_suid = true,
+            "nodev" => restrictions.no_dev = true,
+            "noexec" => restrictions.no_exec = true,
+            other => {
+                let reason = format!("{:?} is none of noexec, nodev and nosuid", shortened(other));
+                return Err(RequestError::invalid("config.mounts.mount_options", reason));
+            }
+        }
+    }
+    Ok(restrictions)
 }
 
 fn image_volume(image: v1::ImageSpec, mount: &v1::Mount) -> Result<ImageVolume, RequestError> {
-    let Common { container_path, propagation } = common(mount)?;
+    let Common { container_path, propagation, restrictions } = common(mount)?;
     if !mount.host_path.is_empty() {
         return Err(RequestError::invalid("config.mounts.host_path", "a mount is of a host path or of an image, not of both"));
     }
@@ -116,6 +147,7 @@ fn image_volume(image: v1::ImageSpec, mount: &v1::Mount) -> Result<ImageVolume, 
         sub_path: sub_path(&mount.image_sub_path)?,
         recursive_read_only: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
+        restrictions,
     })
 }
 
@@ -137,13 +169,14 @@ impl TryFrom<v1::Mount> for Mount {
         if !mount.image_sub_path.is_empty() {
             return Err(RequestError::invalid("config.mounts.image_sub_path", "it needs an image"));
         }
-        let Common { container_path, propagation } = common(&mount)?;
+        let Common { container_path, propagation, restrictions } = common(&mount)?;
         Ok(Self {
             container_path,
             host_path: absolute_path("config.mounts.host_path", &mount.host_path)?,
             read_only: mount.readonly,
             recursive_read_only: mount.recursive_read_only,
             propagation,
+            restrictions,
             selinux_relabel: mount.selinux_relabel,
         })
     }

@@ -35,6 +35,9 @@ pub struct Capabilities {
     pub add: Vec<String>,
     /// Taken from it, after the adding; `ALL` first empties it.
     pub drop: Vec<String>,
+    /// Added, and kept over `execve(2)` also where the program has none and the user is not root.
+    #[serde(default)]
+    pub ambient: Vec<String>,
 }
 
 /// Who the container runs as.
@@ -135,7 +138,7 @@ impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
         let namespaces = context.namespace_options.clone().unwrap_or_default();
         let policy = enum_value("config.linux.security_context.supplemental_groups_policy", context.supplemental_groups_policy)?;
         Ok(Self {
-            capabilities: capabilities(context.capabilities.clone().unwrap_or_default())?,
+            capabilities: capabilities(context.capabilities.clone().unwrap_or_default()),
             privileged: context.privileged,
             pid: pid_mode(&namespaces)?,
             network: shared_namespace("network", namespaces.network, NetworkMode::Pod, NetworkMode::Node)?,
@@ -201,13 +204,13 @@ fn user(context: &v1::LinuxContainerSecurityContext) -> Result<UserRequest, Requ
     }
 }
 
-fn capabilities(capability: v1::Capability) -> Result<Capabilities, RequestError> {
-    if !capability.add_ambient_capabilities.is_empty() {
-        let field = "config.linux.security_context.capabilities.add_ambient_capabilities";
-        return Err(RequestError::unsupported(field, "ambient capabilities are"));
-    }
+fn capabilities(capability: v1::Capability) -> Capabilities {
     let names = |names: Vec<String>| names.iter().map(|name| normal_capability(name)).collect();
-    Ok(Capabilities { add: names(capability.add_capabilities), drop: names(capability.drop_capabilities) })
+    Capabilities {
+        add: names(capability.add_capabilities),
+        drop: names(capability.drop_capabilities),
+        ambient: names(capability.add_ambient_capabilities),
+    }
 }
 
 /// `cap_net_admin`, `CAP_NET_ADMIN` and `NET_ADMIN` are one. Whether there is such a capability is the planner's to know.

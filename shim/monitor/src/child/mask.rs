@@ -2,7 +2,7 @@
 
 use super::error::OpError;
 use super::mount::{copy_of, move_onto, new_file_system};
-use super::target::{Links, file_type, find};
+use super::target::{Links, error_of, file_type, find, open};
 use super::{Newborn, dev};
 use podbox_plan::MountAttributes;
 use podbox_sys::{MountChange, mount_setattr};
@@ -12,8 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 /// The one empty directory that lies over all hidden ones.
-const EMPTY: MountAttributes =
-    MountAttributes { read_only: true, no_suid: true, no_dev: true, no_exec: true, strict_atime: false, recursive: false };
+const EMPTY: MountAttributes = MountAttributes { read_only: true, no_suid: true, no_dev: true, no_exec: true, strict_atime: false };
 const EMPTY_OPTIONS: [(&str, Option<&[u8]>); 3] = [("mode", Some(b"0755")), ("size", Some(b"4096")), ("nr_inodes", Some(b"1"))];
 
 impl Newborn<'_> {
@@ -42,6 +41,12 @@ pub fn make_read_only(root: BorrowedFd<'_>, target: &Path) -> Result<(), OpError
     let copy = copy_of(&place, true)?;
     mount_setattr(&copy, &MountChange { set: MountAttrFlags::MOUNT_ATTR_RDONLY, recursive: true, ..MountChange::default() })?;
     move_onto(copy, place)
+}
+
+/// The mount at `target` alone.
+pub fn make_mount_read_only(root: BorrowedFd<'_>, target: &Path) -> Result<(), OpError> {
+    let place = open(root, target, OFlags::PATH | OFlags::DIRECTORY, Links::Refuse).map_err(|errno| error_of(errno, Links::Refuse))?;
+    make_root_read_only(place.as_fd())
 }
 
 /// The root mount alone: volumes below it stay as they are.

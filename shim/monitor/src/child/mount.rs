@@ -42,7 +42,8 @@ pub fn open_bind(bind: &BindSource) -> Result<OwnedFd, OpError> {
     if propagation.is_some() {
         mount_setattr(&mount, &MountChange { propagation, recursive: true, ..MountChange::default() })?;
     }
-    set_attributes(&mount, &bind.attributes)?;
+    set_attributes(&mount, &bind.attributes, false)?;
+    set_attributes(&mount, &bind.recursive_attributes, true)?;
     Ok(mount)
 }
 
@@ -154,13 +155,13 @@ pub fn copy_of(place: impl AsFd, recursive: bool) -> Result<OwnedFd, OpError> {
 }
 
 /// Sets what a plan asks for and leaves the rest as the source has it.
-fn set_attributes(mount: &OwnedFd, attributes: &MountAttributes) -> Result<(), OpError> {
+fn set_attributes(mount: &OwnedFd, attributes: &MountAttributes, recursive: bool) -> Result<(), OpError> {
     let set = attribute_flags(attributes);
     if set.is_empty() {
         return Ok(());
     }
     let clear = if attributes.strict_atime { MountAttrFlags::MOUNT_ATTR__ATIME } else { MountAttrFlags::empty() };
-    Ok(mount_setattr(mount, &MountChange { set, clear, propagation: None, recursive: attributes.recursive })?)
+    Ok(mount_setattr(mount, &MountChange { set, clear, propagation: None, recursive })?)
 }
 
 /// The same in the kernel's bits.

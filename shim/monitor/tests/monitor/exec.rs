@@ -182,6 +182,7 @@ fn the_failing_step_and_its_reason_are_named() {
         source: "/no/such/source".into(),
         recursive: true,
         attributes: podbox_plan::MountAttributes::default(),
+        recursive_attributes: podbox_plan::MountAttributes::default(),
         propagation: podbox_plan::BindPropagation::Private,
     };
     container.opened = vec![Op::OpenBind(missing)];

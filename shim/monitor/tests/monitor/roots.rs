@@ -12,6 +12,7 @@ fn bind(source: &Path) -> BindSource {
         source: source.to_owned(),
         recursive: true,
         attributes: MountAttributes::default(),
+        recursive_attributes: MountAttributes::default(),
         propagation: BindPropagation::Private,
     }
 }
@@ -126,7 +127,8 @@ fn recursive_read_only_reaches_the_mounts_below() {
     // The monitor was started before the mount, but in this namespace.
     for (number, recursive, expected) in [(1, false, "written"), (2, true, "refused")] {
         let mut source = bind(&volume);
-        source.attributes = MountAttributes { read_only: true, recursive, ..MountAttributes::default() };
+        let read_only = MountAttributes { read_only: true, ..MountAttributes::default() };
+        (if recursive { source.recursive_attributes = read_only } else { source.attributes = read_only });
         let script = "touch /v/x && exit 9; if touch /v/below/x; then echo written; else echo refused; fi";
         let lines = run(&mut monitor, &with_bind(image.shell(number, script), source, "/v"));
         assert_eq!(lines.last().map(String::as_str), Some(format!("stdout F {expected}").as_str()));
