@@ -91,7 +91,7 @@ async fn the_runtimes_programs_cannot_be_overwritten_from_within() -> Result<()>
 /// Descriptors of the runtime as working directories: `/proc/self/fd/N`, as the request says it, as the image does, and by a link
 /// that a container puts in place of the directory it has, for the next command.
 ///
-/// Seen to fail: with links into `/proc` followed (no `RESOLVE_NO_MAGICLINKS`), containers started in folders of the runtime's.
+/// Seen to fail: with links followed as the kernel does by itself (no `RESOLVE_IN_ROOT`), a container started in descriptor 21.
 #[tokio::test]
 async fn a_working_directory_that_is_a_descriptor_of_the_runtimes_leads_nowhere() -> Result<()> {
     let daemon = Daemon::for_test().await?;
@@ -118,7 +118,7 @@ async fn a_working_directory_that_is_a_descriptor_of_the_runtimes_leads_nowhere(
 /// The image's own `/proc`, `/sys`, `/dev`, files that the runtime mounts over, and the working directory are links to the host: there,
 /// or to what is not there yet and would be made.
 ///
-/// Seen to fail: with links resolved by the host's root instead of the container's (no `RESOLVE_IN_ROOT`), the canary was mounted over.
+/// Seen to fail: with links followed as the kernel does by itself (no `RESOLVE_IN_ROOT`), a mount target was made in the host's folder.
 #[tokio::test]
 async fn links_in_an_image_lead_to_nothing_of_the_hosts() -> Result<()> {
     let daemon = Daemon::for_test().await?;
@@ -190,7 +190,8 @@ const RACE: Duration = Duration::from_secs(60);
 /// Two containers share a volume, and one exchanges folders of it with links to the host while mounts of the other are attached below
 /// them, masks and read-only paths among them. Every start ends with the mount within the container, or with an error.
 ///
-/// Seen to fail: with targets looked up by path a second time to be mounted on, the canary had mounts on it within seconds.
+/// Seen to fail: with links followed as the kernel does by itself (no `RESOLVE_IN_ROOT`), the first start that hit the link made the target
+/// in the host's folder.
 #[tokio::test]
 async fn mount_targets_that_are_exchanged_all_the_time_lead_to_nothing_of_the_hosts() -> Result<()> {
     let daemon = Daemon::for_test().await?;
@@ -229,7 +230,7 @@ async fn mount_targets_that_are_exchanged_all_the_time_lead_to_nothing_of_the_ho
 /// What hides files is the container's null device. A container that brings a `/dev` of its own may have put anything there: a link to
 /// what it wants to be let at, or a file of its own.
 ///
-/// Seen to fail: without the look at the device's numbers, the container started and read its own file in place of the masked one.
+/// Seen to fail: without the look at the device's numbers, the container started.
 #[tokio::test]
 async fn what_poses_as_the_null_device_hides_nothing_and_is_an_error() -> Result<()> {
     let daemon = Daemon::for_test().await?;
@@ -262,7 +263,7 @@ async fn refuses_to_start(pod: &Pod, spec: &ContainerSpec, step: &str) -> Result
 
 /// Sysctls are written to the host's `/proc/sys`, where most belong to the machine.
 ///
-/// Seen to fail: with every name passed on, `kernel.core_pattern` was the pod's to set.
+/// Seen to fail: with `kernel.core_pattern` on the list of what is a pod's, the machine's was set.
 #[tokio::test]
 async fn a_sysctl_reaches_nothing_but_the_pods_own_namespaces() -> Result<()> {
     let daemon = Daemon::for_test().await?;
@@ -296,7 +297,7 @@ async fn a_sysctl_reaches_nothing_but_the_pods_own_namespaces() -> Result<()> {
 /// A program that gets all capabilities in a container still finds no way to the machine's cgroups, on which a release agent is a program
 /// that the host runs.
 ///
-/// Seen to fail: with a container's cgroup mounts writable, the limit was raised from within.
+/// Seen to fail: with a container's cgroup mounts writable, all of its limits could be changed from within.
 #[tokio::test]
 async fn no_cgroup_can_be_changed_from_within() -> Result<()> {
     let daemon = Daemon::for_test().await?;
@@ -324,7 +325,7 @@ async fn no_cgroup_can_be_changed_from_within() -> Result<()> {
 
 /// The daemon's own session keyring, and that of whoever started it, stays outside; and each process that is started has one of its own.
 ///
-/// Seen to fail: without a keyring of its own, a container saw that of the session in which the daemon was started.
+/// Seen to fail: without a keyring of its own, a container had none, or the one of the session in which the daemon was started.
 #[tokio::test]
 async fn every_process_that_is_started_has_a_session_keyring_of_its_own() -> Result<()> {
     let daemon = Daemon::for_test().await?;
