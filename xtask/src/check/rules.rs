@@ -13,6 +13,7 @@ pub(super) const CRATE_EDGES: &[(&str, &[&str])] = &[
     ("podbox-monitor", &["podbox-plan", "podbox-sys", "podbox-cgroup"]),
     ("podbox", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys"]),
     ("podbox-tests", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys"]),
+    ("podbox-fuzz", &["podbox-cgroup", "podbox-image", "podbox-plan", "podbox-proto"]),
     ("xtask", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-sys", "podbox-tests"]),
 ];
 
@@ -106,7 +107,7 @@ pub(super) const BANNED: &[(&str, &[&str], &str)] = &[
 pub(super) const USED_UNNAMED: &[(&str, &str, &str)] = &[];
 
 /// Members that are tests and nothing else: what their tests use is what their code uses.
-pub(super) const TEST_CRATES: &[&str] = &["podbox-tests"];
+pub(super) const TEST_CRATES: &[&str] = &["podbox-tests", "podbox-fuzz"];
 
 /// Every entry of the top folder. Names that begin with a dot are not looked at.
 pub(super) const TOP_LEVEL: &[&str] = &[

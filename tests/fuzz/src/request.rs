@@ -1,0 +1,1 @@
+../../../shim/daemon/src/request.rs
