@@ -15,6 +15,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
+/// For each fuzz target (`tests/fuzz`).
+const FUZZ_SECONDS: &str = "60";
+
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestArgs {
@@ -53,7 +56,7 @@ fn on_this_machine(arguments: &[String]) -> Result<(Totals, ExitStatus)> {
     let mut command = build::cargo();
     command.args(["test", "--workspace", "--locked", "--no-fail-fast", "--"]).args(arguments);
     let skipped = tempfile::NamedTempFile::new().context("make a file for the names of tests that are skipped")?;
-    command.env(SKIPPED_FILE, skipped.path());
+    command.env(SKIPPED_FILE, skipped.path()).env("PODBOX_FUZZ_SECONDS", FUZZ_SECONDS);
     let mut cargo = command.stdout(Stdio::piped()).spawn().context("start cargo")?;
     let mut totals = Totals::default();
     for line in BufReader::new(cargo.stdout.take().context("cargo has an output")?).lines() {

@@ -1,4 +1,6 @@
 //! Layers of images: whatever stands in one, nothing beside the store is made, changed or removed, and nothing half-made stays.
+//!
+//! Seen to fail: with names in a layer looked up without `RESOLVE_IN_ROOT`, within a second.
 
 use crate::cursor::Cursor;
 use podbox_image::{Digest, ImageStore};
@@ -25,7 +27,7 @@ pub fn layer(bytes: &[u8]) {
     let mut cursor = Cursor::new(bytes);
     let mut layers = Vec::new();
     while layers.len() < LAYERS_MAX && (layers.is_empty() || !cursor.is_empty()) {
-        layers.push(match cursor.byte() % 4 {
+        layers.push(match cursor.byte() % 16 {
             0 => {
                 let seed = described(&mut Cursor::new(&SEED), &canary);
                 cursor.mutated(&seed)
@@ -54,6 +56,23 @@ pub fn layer(bytes: &[u8]) {
     beside.sort();
     assert_eq!(beside, ["canary", "image.tar", "store"]);
 }
+
+/// What layers are made of; what ends most of them comes seldom, for else nothing gets deep.
+const KINDS: [EntryType; 8] = [
+    EntryType::Regular,
+    EntryType::Regular,
+    EntryType::Directory,
+    EntryType::Directory,
+    EntryType::Symlink,
+    EntryType::Symlink,
+    EntryType::Link,
+    EntryType::Fifo,
+];
+const ODD_KINDS: [EntryType; 4] = [EntryType::GNUSparse, EntryType::Continuous, EntryType::Char, EntryType::Block];
+/// Of headers that say more of the entry behind them.
+const EXTENSIONS: [EntryType; 4] = [EntryType::XHeader, EntryType::XGlobalHeader, EntryType::GNULongName, EntryType::GNULongLink];
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "file", ".wh.a", ".wh.b", ".wh..wh..opq"];
+const ODD_NAMES: [&str; 7] = ["..", ".", "", "../..", ".wh.", ".wh...", "\u{1}"];
 
 /// Decisions for a layer with an entry of most kinds.
 const SEED: [u8; 96] = {
@@ -117,39 +136,91 @@ fn archive_of(layers: &[Vec<u8>]) -> Vec<u8> {
 /// A layer of entries that mean ill, as the bytes choose them.
 fn described(cursor: &mut Cursor<'_>, canary: &Path) -> Vec<u8> {
     let mut tar = Tar(Vec::new());
+    let mut there = There::default();
     for _ in 0..=usize::from(cursor.byte()) % ENTRIES_MAX {
-        let (name, link) = (path(cursor, canary), path(cursor, canary));
-        let kind = cursor.one_of(&[
-            EntryType::Regular,
-            EntryType::Directory,
-            EntryType::Symlink,
-            EntryType::Link,
-            EntryType::Char,
-            EntryType::Block,
-            EntryType::Fifo,
-            EntryType::XHeader,
-            EntryType::XGlobalHeader,
-            EntryType::GNULongName,
-            EntryType::GNULongLink,
-            EntryType::GNUSparse,
-            EntryType::Continuous,
-            EntryType::new(b'?'),
-        ]);
-        let data = match kind {
-            EntryType::XHeader | EntryType::XGlobalHeader => records(cursor, &name),
-            EntryType::GNULongName | EntryType::GNULongLink => [name.as_slice(), b"\0"].concat(),
-            EntryType::Regular | EntryType::GNUSparse | EntryType::Continuous => cursor.take(64).to_vec(),
-            _ => Vec::new(),
+        let kind = if is_rare(cursor) { cursor.one_of(&ODD_KINDS) } else { cursor.one_of(&KINDS) };
+        let name = there.new_name(cursor);
+        let link = match kind {
+            EntryType::Symlink => there.target(cursor, canary),
+            EntryType::Link => there.file(cursor),
+            _ => String::new(),
         };
+        if is_rare(cursor) {
+            let extension = cursor.one_of(&EXTENSIONS);
+            let said = match extension {
+                EntryType::GNULongName => format!("{name}\0").into_bytes(),
+                EntryType::GNULongLink => format!("{link}\0").into_bytes(),
+                _ => records(cursor, name.as_bytes()),
+            };
+            tar.entry(extension, b"extension", b"", &said, |_| ());
+        }
+        let has_data = matches!(kind, EntryType::Regular | EntryType::GNUSparse | EntryType::Continuous);
+        let data = cursor.take(if has_data { 16 } else { 0 });
         let (mode, owner, numbers) = (cursor.number(), cursor.number(), cursor.number());
-        tar.entry(kind, &name, &link, &data, |header| {
+        tar.entry(kind, name.as_bytes(), link.as_bytes(), data, |header| {
             header.set_mode(mode & 0o7777);
             header.set_uid(owner.into());
             // A header of another format has no such fields.
             let _ = header.set_device_major(numbers >> 16).and_then(|()| header.set_device_minor(numbers & 0xffff));
         });
+        there.add(kind, name);
     }
     tar.finish()
+}
+
+fn is_rare(cursor: &mut Cursor<'_>) -> bool {
+    cursor.byte().is_multiple_of(32)
+}
+
+/// What earlier entries of a layer have made, by name: a symbolic link is as good as a folder to who means ill.
+#[derive(Default)]
+struct There {
+    folders: Vec<String>,
+    files: Vec<String>,
+}
+
+impl There {
+    fn new_name(&self, cursor: &mut Cursor<'_>) -> String {
+        let name = if is_rare(cursor) { cursor.one_of(&ODD_NAMES) } else { cursor.one_of(&NAMES) };
+        match one_of(&self.folders, cursor) {
+            Some(folder) if !cursor.byte().is_multiple_of(4) => format!("{folder}/{name}"),
+            _ if is_rare(cursor) => format!("/{name}"),
+            _ => name.to_owned(),
+        }
+    }
+
+    fn target(&self, cursor: &mut Cursor<'_>, canary: &Path) -> String {
+        let canary = canary.display();
+        match cursor.byte() % 8 {
+            0 => "/".to_owned(),
+            1 => "..".to_owned(),
+            2 => "../../..".to_owned(),
+            3 => format!("../../../../../../../..{canary}"),
+            4 | 5 => canary.to_string(),
+            _ => one_of(&self.folders, cursor).unwrap_or("a").to_owned(),
+        }
+    }
+
+    /// One that is there, or would be if a link led where it says.
+    fn file(&self, cursor: &mut Cursor<'_>) -> String {
+        match (one_of(&self.folders, cursor), one_of(&self.files, cursor)) {
+            (Some(folder), _) if cursor.byte().is_multiple_of(4) => format!("{folder}/file"),
+            (_, Some(file)) => file.to_owned(),
+            (_, None) => "file".to_owned(),
+        }
+    }
+
+    fn add(&mut self, kind: EntryType, name: String) {
+        match kind {
+            EntryType::Directory | EntryType::Symlink => self.folders.push(name),
+            EntryType::Regular => self.files.push(name),
+            _ => {}
+        }
+    }
+}
+
+fn one_of<'a>(all: &'a [String], cursor: &mut Cursor<'_>) -> Option<&'a str> {
+    all.get(usize::from(cursor.byte()) % all.len().max(1)).map(String::as_str)
 }
 
 /// Records of a PAX header; their lengths are right, what they say need not be.
@@ -179,39 +250,6 @@ fn records(cursor: &mut Cursor<'_>, name: &[u8]) -> Vec<u8> {
         all.push(b'\n');
     }
     all
-}
-
-fn path(cursor: &mut Cursor<'_>, canary: &Path) -> Vec<u8> {
-    let mut path = match cursor.byte() % 8 {
-        0 => b"/".to_vec(),
-        1 => canary.as_os_str().as_encoded_bytes().to_vec(),
-        2 => [&b"../../../../../../../.."[..], canary.as_os_str().as_encoded_bytes()].concat(),
-        _ => Vec::new(),
-    };
-    for _ in 0..=cursor.byte() % 4 {
-        path.extend_from_slice(cursor.one_of::<&[u8]>(&[
-            b"a",
-            b"b",
-            b"c",
-            b"..",
-            b".",
-            b"",
-            b"canary",
-            b"file",
-            b"link",
-            b".wh.a",
-            b".wh.b",
-            b".wh..wh..opq",
-            b".wh.",
-            b".wh...",
-            b"\xff",
-        ]));
-        path.push(b'/');
-    }
-    if !cursor.byte().is_multiple_of(4) {
-        path.pop();
-    }
-    path
 }
 
 struct Tar(Vec<u8>);

@@ -3,6 +3,9 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use std::collections::BTreeMap;
+use std::sync::{LazyLock, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Of a target, where nothing else is said.
@@ -11,8 +14,22 @@ const SECONDS_DEFAULT: u64 = 2;
 const CASES: u32 = 64;
 const BYTES_MAX: usize = 1024;
 
+type Target = fn(&[u8]);
+const TARGETS: [(&str, Target); 3] =
+    [("layer", podbox_fuzz::layer), ("protocol", podbox_fuzz::protocol), ("request", podbox_fuzz::request)];
+
+/// The threads, started with the first that is asked for; each is waited for once.
+static RUNNING: LazyLock<Mutex<BTreeMap<&str, JoinHandle<()>>>> = LazyLock::new(|| {
+    Mutex::new(TARGETS.into_iter().map(|(name, target)| (name, std::thread::spawn(move || fuzz(name, target)))).collect())
+});
+
+fn finds_nothing(name: &str) {
+    let running = RUNNING.lock().expect("no test panics with it").remove(name).expect("a target");
+    assert!(running.join().is_ok(), "what it panicked with is told above");
+}
+
 #[allow(clippy::print_stdout)]
-fn fuzz(name: &str, target: fn(&[u8])) {
+fn fuzz(name: &str, target: Target) {
     let seconds = std::env::var("PODBOX_FUZZ_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
     let (began, lasts) = (Instant::now(), Duration::from_secs(seconds.unwrap_or(SECONDS_DEFAULT)));
     let mut cases = 0;
@@ -33,15 +50,15 @@ fn fuzz(name: &str, target: fn(&[u8])) {
 
 #[test]
 fn layers_are_unpacked_or_refused_and_stay_where_they_belong() {
-    fuzz("layer", podbox_fuzz::layer);
+    finds_nothing("layer");
 }
 
 #[test]
 fn requests_are_possible_values_or_errors() {
-    fuzz("request", podbox_fuzz::request);
+    finds_nothing("request");
 }
 
 #[test]
 fn packets_are_messages_or_errors() {
-    fuzz("protocol", podbox_fuzz::protocol);
+    finds_nothing("protocol");
 }
