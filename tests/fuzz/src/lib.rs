@@ -12,7 +12,7 @@ mod cri;
 mod cursor;
 mod layer;
 mod protocol;
-/// The daemon's own, by symbolic links: the daemon is a program, and this part of it names no other.
+// The daemon's own, by symbolic links: the daemon is a program, and this part of it names no other.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 mod request;
 

@@ -5,16 +5,20 @@ use super::sources::SourceFile;
 use std::collections::HashSet;
 
 const PAGE: &str = "ARCHITECTURE.md";
-/// The section whose table has the invariants: what holds in the first column, test functions in backticks in the second.
-const SECTION: &str = "## What stays true";
+/// The sections whose tables have invariants: what holds, or is tried, in the first column, test functions in backticks in the last.
+const SECTIONS: [&str; 2] = ["## What attackers try", "## What stays true"];
 
 pub(super) fn check(sources: &[SourceFile]) -> Vec<String> {
     let Some(page) = sources.iter().find(|file| file.path == PAGE) else { return vec![format!("{PAGE} is missing")] };
-    let rows = rows(&page.text);
-    if rows.is_empty() {
-        return vec![format!("{PAGE} has no table of invariants below `{SECTION}`")];
-    }
     let tests: HashSet<&str> = sources.iter().filter(|file| file.is_rust()).flat_map(|file| test_functions(&file.text)).collect();
+    SECTIONS.into_iter().flat_map(|section| check_section(&page.text, section, &tests)).collect()
+}
+
+fn check_section(page: &str, section: &str, tests: &HashSet<&str>) -> Vec<String> {
+    let rows = rows(page, section);
+    if rows.is_empty() {
+        return vec![format!("{PAGE} has no table of invariants below `{section}`")];
+    }
     let mut violations = Vec::new();
     for (line, invariant, kept_by) in rows {
         // What stands between backticks: every second piece.
@@ -28,13 +32,13 @@ pub(super) fn check(sources: &[SourceFile]) -> Vec<String> {
     violations
 }
 
-/// The table's rows as line, first and second cell; its heading and the rule below it left out.
-fn rows(text: &str) -> Vec<(usize, &str, &str)> {
-    let section = text.lines().enumerate().skip_while(|(_, line)| *line != SECTION).skip(1);
+/// The table's rows as line, first and last cell; its heading and the rule below it left out.
+fn rows<'a>(text: &'a str, section: &str) -> Vec<(usize, &'a str, &'a str)> {
+    let section = text.lines().enumerate().skip_while(|(_, line)| *line != section).skip(1);
     let table = section.take_while(|(_, line)| !line.starts_with("## ")).filter(|(_, line)| line.starts_with('|'));
     let cells = table.skip(2).filter_map(|(index, line)| {
-        let (first, second) = line.trim().trim_matches('|').split_once('|')?;
-        Some((index + 1, first.trim(), second.trim()))
+        let (others, last) = line.trim().trim_matches('|').rsplit_once('|')?;
+        Some((index + 1, others.split('|').next()?.trim(), last.trim()))
     });
     cells.collect()
 }
@@ -66,19 +70,22 @@ mod tests {
     const TESTS: &str = "#[test]\nfn kept() {}\n#[tokio::test(flavor = \"multi_thread\")]\nasync fn kept_too() {}\nfn no_test() {}\n";
 
     fn violations(rows: &str) -> Vec<String> {
-        let page =
-            format!("# Page\n\n| a | `table` |\n\n{SECTION}\n\n| invariant | kept by |\n|---|---|\n{rows}\n## Next\n\n| b | `c` |\n");
+        let [attacks, invariants] = SECTIONS;
+        let page = format!(
+            "# Page\n| a | `table` |\n{attacks}\n| attack | against it | kept by |\n|---|---|---|\n| A | `b` | `kept` |\n\n\
+             {invariants}\n| invariant | kept by |\n|---|---|\n{rows}\n## Next\n\n| b | `c` |\n"
+        );
         check(&[SourceFile::fixture(PAGE, &page), SourceFile::fixture("tests/tests/a.rs", TESTS)])
     }
 
     #[test]
     fn an_invariant_names_tests_that_are_there() {
         assert_eq!(violations("| It holds | `kept`, `kept_too` |"), Vec::<String>::new());
-        assert_eq!(violations("| It holds | the reader |"), ["ARCHITECTURE.md:9: no test keeps \"It holds\""]);
+        assert_eq!(violations("| It holds | the reader |"), ["ARCHITECTURE.md:11: no test keeps \"It holds\""]);
         let absent = violations("| It holds | `kept`, `gone` |\n| And this | `no_test` |");
         assert_eq!(
             absent,
-            ["ARCHITECTURE.md:9: there is no test function `gone`", "ARCHITECTURE.md:10: there is no test function `no_test`"]
+            ["ARCHITECTURE.md:11: there is no test function `gone`", "ARCHITECTURE.md:12: there is no test function `no_test`"]
         );
     }
 

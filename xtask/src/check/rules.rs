@@ -104,7 +104,10 @@ pub(super) const BANNED: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Dependencies, by member and crate, that are used though no source names them, and how.
-pub(super) const USED_UNNAMED: &[(&str, &str, &str)] = &[];
+pub(super) const USED_UNNAMED: &[(&str, &str, &str)] = &[
+    ("podbox-fuzz", "podbox-cgroup", "the daemon's requests, which are links there"),
+    ("podbox-fuzz", "serde", "the daemon's requests, which are links there"),
+];
 
 /// Members that are tests and nothing else: what their tests use is what their code uses.
 pub(super) const TEST_CRATES: &[&str] = &["podbox-tests", "podbox-fuzz"];
