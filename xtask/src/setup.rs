@@ -17,7 +17,8 @@ struct Need {
 
 const NEEDS: &[Need] = &[
     Need { package: "gcc", purpose: "the linker", is_there: || in_path("cc") },
-    Need { package: "libc6-dev", purpose: "the static C library that the monitor is linked with", is_there: static_libc },
+    Need { package: "libc6-dev", purpose: "the static C library that the monitor is linked with", is_there: || has_static("libc.a") },
+    Need { package: "libseccomp-dev", purpose: "the static libseccomp", is_there: || has_static("libseccomp.a") },
 ];
 
 /// What it takes to boot guests, beside the above.
@@ -114,7 +115,7 @@ fn in_path(program: &str) -> bool {
 }
 
 /// A compiler names a file that it cannot find as it was asked for it.
-fn static_libc() -> bool {
-    let output = Command::new("cc").arg("-print-file-name=libc.a").output();
+fn has_static(library: &str) -> bool {
+    let output = Command::new("cc").arg(format!("-print-file-name={library}")).output();
     output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute())
 }

@@ -6,6 +6,9 @@ use std::os::fd::OwnedFd;
 /// What a newborn says right before it executes its program; no failure's JSON begins with it.
 pub const ABOUT_TO_EXECUTE: u8 = b'!';
 
+/// What it says before it takes a seccomp filter on, under which it may not come as far as saying anything else.
+pub const UNDER_FILTER: u8 = b'~';
+
 /// The child's ends of its streams, as [`Op::ConnectStdio`](podbox_plan::Op::ConnectStdio) connects them.
 pub enum ChildStreams {
     /// None.

@@ -6,6 +6,7 @@
 //! The host's file system is in sight until `PivotRoot`; from there on nothing of the host is looked up, and no file of the
 //! container's `/proc` is written.
 
+mod confinement;
 mod credentials;
 mod dev;
 mod error;
@@ -27,6 +28,7 @@ use crate::process::Running;
 use error::OpError;
 use podbox_plan::wire::LaunchFailure;
 use podbox_plan::{CgroupEntry, LaunchPlan, Op, ProcessRef, Slot};
+use podbox_sys::{FilterFlags, FilterInstruction};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -60,11 +62,16 @@ struct Newborn<'a> {
     root: Option<OwnedFd>,
     /// The mount that hides directories, once there is one.
     empty_directory: Option<OwnedFd>,
+    /// The seccomp filter that waits to be loaded.
+    filter: Option<Vec<FilterInstruction>>,
+    /// Those that the program shall not have will be closed.
+    descriptors_are_marked: bool,
 }
 
 /// Carries out the plan. Only the child of a `clone3` comes here, and it does not come back.
 pub fn be_born(birth: Birth<'_>) -> ! {
-    let mut newborn = Newborn { birth, mounts: BTreeMap::new(), root: None, empty_directory: None };
+    let mut newborn =
+        Newborn { birth, mounts: BTreeMap::new(), root: None, empty_directory: None, filter: None, descriptors_are_marked: false };
     let failure = newborn.live();
     newborn.report(&failure);
     std::process::exit(1)
@@ -109,6 +116,11 @@ impl<'a> Newborn<'a> {
             Op::SetSysctl { key, value } => namespaces::set_sysctl(key, value),
             Op::SetOomScoreAdj { value } => Ok(namespaces::set_oom_score_adj(&value.to_string())?),
             Op::SetLimits { limits } => limits::set(limits),
+            Op::SetExecLabel { module, label } => confinement::set_exec_label(*module, label),
+            Op::ReadSeccompFilter { path } => {
+                self.filter = Some(confinement::read_filter(path)?);
+                Ok(())
+            }
             Op::OpenBind(source) => self.keep_mount(source.slot, mount::open_bind(source)?),
             Op::OpenFromPause { slot, path } => {
                 let mount = mount::open_in(self.pidfd(&ProcessRef::Pause)?, path)?;
@@ -134,6 +146,9 @@ impl<'a> Newborn<'a> {
             Op::WorkingDirectory { path, create } => workdir::enter(self.root_or_slash()?, path, *create),
             Op::NoNewPrivileges => Ok(rustix::thread::set_no_new_privs(true)?),
             Op::Credentials { uid, gid, groups, capabilities } => credentials::become_user(*uid, *gid, groups, capabilities),
+            Op::LoadSeccompFilter { log, spec_allow, tsync } => {
+                self.load_seccomp_filter(FilterFlags { log: *log, spec_allow: *spec_allow, tsync: *tsync })
+            }
             Op::Exec { program, arguments, environment } => self.execute(program, arguments, environment),
         }
     }

@@ -7,6 +7,7 @@ use crate::output::{Output, Scratch};
 use crate::poll::{Poll, Token, Watched};
 use crate::process::Running;
 use crate::startup::Prepared;
+use nix::sys::wait::WaitPidFlag;
 use podbox_plan::ProcessRef;
 use podbox_plan::wire::{Event, MonitorMessage, Reply, ReplyBody};
 use rustix::fs::{Mode, OFlags};
@@ -136,7 +137,8 @@ impl Monitor {
 
     fn advance(&mut self, at: usize) {
         // One that failed stays until it is reaped, and is answered for then.
-        if self.pending[at].read_status() == Progress::Executed && self.pending[at].asker.is_some() {
+        let pending = &mut self.pending[at];
+        if pending.read_status() == Progress::Executed && pending.asker.is_some() && pending.has_its_label() {
             let pending = self.pending.swap_remove(at);
             self.launched(pending);
         }
@@ -157,7 +159,12 @@ impl Monitor {
         // What it says does not matter: one signal may stand for many, and all are asked after.
         let _ = rustix::io::read(&self.signals, &mut [0; SIGNAL_BYTES]);
         // A child that a tracer holds cannot be reaped yet; its signal comes again.
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        while let Some(pid) = ended_child() {
+            // Its label can be seen as long as it is not reaped.
+            if let Some(at) = self.pending.iter().position(|pending| pending.pid == pid) {
+                self.advance(at);
+            }
+            let Ok(Some((pid, status))) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) else { return };
             self.reaped(pid, status);
         }
     }
@@ -239,6 +246,13 @@ impl Monitor {
             self.drop_connection();
         }
     }
+}
+
+/// A child that can be reaped and is not.
+fn ended_child() -> Option<Pid> {
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let status = nix::sys::wait::waitid(nix::sys::wait::Id::All, peek).ok()?;
+    Pid::from_raw(status.pid()?.as_raw())
 }
 
 /// The network namespace of a process that is not reaped.

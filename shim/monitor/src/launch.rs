@@ -1,7 +1,7 @@
 //! The parent's part of a launch.
 //!
 //! ```text
-//! begin ── clone3 ──► Pending ──[status pipe: the mark, then its end]──► Started ──► process::Running
+//! begin ── clone3 ──► Pending ──[status pipe: the mark, then its end; its label]──► Started ──► process::Running
 //!                        └──────[status pipe: a failure, or its end without a mark]──► Failed, once reaped
 //! ```
 //!
@@ -10,10 +10,11 @@
 
 mod streams;
 
-use crate::birth::ABOUT_TO_EXECUTE;
+use crate::birth::{ABOUT_TO_EXECUTE, UNDER_FILTER};
 use crate::child::{self, Birth};
 use crate::clock;
 use crate::exec_cgroup::ExecCgroup;
+use crate::label::ExpectedLabel;
 use crate::log::{Log, StreamName};
 use crate::output::Output;
 use crate::poll::{Poll, Watched};
@@ -55,6 +56,8 @@ pub struct Pending {
     pub own_cgroup: Option<ExecCgroup>,
     pidfd: OwnedFd,
     at_end: AtEnd,
+    /// Until it was seen.
+    label: Option<ExpectedLabel>,
     status: Option<Watched>,
     said: Vec<u8>,
     terminal: Option<OwnedFd>,
@@ -128,6 +131,7 @@ impl Launcher<'_> {
             own_cgroup,
             pidfd,
             at_end,
+            label: ExpectedLabel::of(plan),
             status: Some(status),
             said: Vec::new(),
             terminal,
@@ -179,7 +183,28 @@ impl Pending {
                 Ok(_) | Err(_) => self.status = None,
             }
         }
-        if self.said == [ABOUT_TO_EXECUTE] { Progress::Executed } else { Progress::Failed }
+        if self.words() == [ABOUT_TO_EXECUTE] { Progress::Executed } else { Progress::Failed }
+    }
+
+    /// Whether the process, which has executed and is not reaped, has the label that was planned. One that has not is ended, and its launch
+    /// has failed.
+    pub fn has_its_label(&mut self) -> bool {
+        let verified = self.label.as_ref().map_or(Ok(()), |label| label.verify(self.pid));
+        match verified {
+            Ok(()) => self.label = None,
+            Err(failure) => {
+                self.kill();
+                self.status = None;
+                self.said = serde_json::to_vec(&failure).unwrap_or_default();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What it said, without what it says before it takes a filter on.
+    fn words(&self) -> &[u8] {
+        self.said.strip_prefix(&[UNDER_FILTER]).unwrap_or(&self.said)
     }
 
     /// Ends the newborn.
@@ -210,9 +235,13 @@ impl Pending {
 
     /// Why nothing runs, of a newborn that is reaped.
     pub fn into_failure(self, status: WaitStatus) -> LaunchFailure {
-        let said = self.said.strip_prefix(&[ABOUT_TO_EXECUTE]).unwrap_or(&self.said);
+        let words = self.words();
+        let said = words.strip_prefix(&[ABOUT_TO_EXECUTE]).unwrap_or(words);
         serde_json::from_slice(said).unwrap_or_else(|_| LaunchFailure {
-            step: "start the process".to_owned(),
+            step: match self.said.first() {
+                Some(&UNDER_FILTER) => "start the process under its seccomp filter, which may not let it come so far".to_owned(),
+                _ => "start the process".to_owned(),
+            },
             errno: 0,
             reason: match status.terminating_signal() {
                 Some(signal) => format!("it was killed by signal {signal} before it became its program"),

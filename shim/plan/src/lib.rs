@@ -23,5 +23,5 @@ pub use limits::{LimitKind, ProcessLimit};
 pub use memfd::sealed_memfd;
 pub use op::{
     BindPropagation, BindSource, CapabilitySets, DeviceNode, FileSystem, ImageLayers, MountAttributes, NodeKind, Op, Overlay, Program,
-    Slot, TargetKind,
+    SecurityModule, Slot, TargetKind,
 };

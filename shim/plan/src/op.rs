@@ -177,6 +177,15 @@ pub enum Program {
     Passed(Slot),
 }
 
+/// Who confines processes by labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecurityModule {
+    /// Labels are names of profiles.
+    AppArmor,
+    /// Labels are contexts: `user:role:type:level`.
+    Selinux,
+}
+
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
@@ -218,6 +227,19 @@ pub enum Op {
     SetLimits {
         /// Each kind once.
         limits: Vec<ProcessLimit>,
+    },
+    /// Ask a security module for a label from `execve(2)` on, while the host's `/proc` is in sight. The monitor looks at what the
+    /// process then has, and ends it if that is another one.
+    SetExecLabel {
+        /// Whose.
+        module: SecurityModule,
+        /// The label.
+        label: String,
+    },
+    /// Read a seccomp filter, while the host's file system is in sight, and keep it for [`Op::LoadSeccompFilter`].
+    ReadSeccompFilter {
+        /// Absolute host path: instructions of classic BPF as the kernel reads them, and nothing else.
+        path: PathBuf,
     },
     /// Open a host path as a detached mount: `open_tree(2)`.
     OpenBind(BindSource),
@@ -313,6 +335,16 @@ pub enum Op {
         /// Capability sets.
         capabilities: CapabilitySets,
     },
+    /// `seccomp(2)` with the filter that was read; all of the rest is done under it. Descriptors that the program shall not have are marked
+    /// before, so that the filter need not let through more than the rest of the steps.
+    LoadSeccompFilter {
+        /// Log all but what is allowed.
+        log: bool,
+        /// Leave speculative store bypass as it is.
+        spec_allow: bool,
+        /// All threads, of which a newborn has one.
+        tsync: bool,
+    },
     /// Become the program: everything but descriptors 0–2 is closed.
     Exec {
         /// What is executed.
@@ -334,6 +366,9 @@ impl fmt::Display for Op {
             Self::SetSysctl { key, value } => write!(f, "set the sysctl {key}={value}"),
             Self::SetOomScoreAdj { value } => write!(f, "set oom_score_adj {value}"),
             Self::SetLimits { .. } => f.write_str("set the process limits"),
+            Self::SetExecLabel { module: SecurityModule::AppArmor, label } => write!(f, "ask for the AppArmor profile {label:?}"),
+            Self::SetExecLabel { module: SecurityModule::Selinux, label } => write!(f, "ask for the SELinux label {label:?}"),
+            Self::ReadSeccompFilter { .. } => f.write_str("read the seccomp filter"),
             Self::OpenBind(bind) => write!(f, "open the mount source {}", bind.source.display()),
             Self::OpenFromPause { path, .. } => write!(f, "open the pod's {}", path.display()),
             Self::LeaveHostMounts => f.write_str("leave the host's mounts"),
@@ -353,6 +388,7 @@ impl fmt::Display for Op {
             Self::ConnectStdio => f.write_str("connect the standard streams"),
             Self::WorkingDirectory { path, .. } => write!(f, "enter the working directory {}", path.display()),
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
+            Self::LoadSeccompFilter { .. } => f.write_str("load the seccomp filter"),
             Self::Credentials { uid, gid, .. } => write!(f, "become user {uid} and group {gid}"),
             Self::Exec { arguments, .. } => match arguments.first() {
                 Some(name) => write!(f, "execute {name:?}"),

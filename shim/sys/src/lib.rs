@@ -10,6 +10,7 @@ mod error;
 mod keyring;
 mod memory;
 mod mount;
+mod seccomp;
 mod signal;
 
 pub use bpf::{BpfInstruction, attach_device_filter, load_device_filter};
@@ -19,4 +20,5 @@ pub use error::SysError;
 pub use keyring::new_session_keyring;
 pub use memory::return_freed_memory;
 pub use mount::{MountChange, Propagation, mount_setattr};
+pub use seccomp::{FilterFlags, FilterInstruction, load_filter};
 pub use signal::{ignore_signal, reset_signals, send_signal, send_signal_to_group};

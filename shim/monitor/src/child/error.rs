@@ -42,6 +42,15 @@ pub enum OpError {
     /// The plan works on a root that it has not made.
     #[error("no root was made yet")]
     NoRoot,
+    /// What should be a seccomp filter is none.
+    #[error("{bytes} bytes are no filter")]
+    NoFilter {
+        /// How many were read.
+        bytes: usize,
+    },
+    /// The plan loads a filter that it has not read.
+    #[error("no filter was read")]
+    NoFilterRead,
     /// The plan has no last step.
     #[error("the plan executes nothing")]
     NothingExecuted,
@@ -110,6 +119,8 @@ impl OpError {
             | Self::SlotTaken(_)
             | Self::NoRoot
             | Self::NothingExecuted
+            | Self::NoFilter { .. }
+            | Self::NoFilterRead
             | Self::NoDescriptor(_) => Errno::INVAL,
             Self::UnusablePath(_) | Self::NotShared { .. } | Self::NoId(_) | Self::NulByte => Errno::INVAL,
             Self::NotRunning(_) => Errno::SRCH,

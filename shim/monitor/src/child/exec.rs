@@ -2,7 +2,7 @@
 
 use super::Newborn;
 use super::error::OpError;
-use crate::birth::{ABOUT_TO_EXECUTE, ChildStreams};
+use crate::birth::ABOUT_TO_EXECUTE;
 use nix::fcntl::AtFlags;
 use podbox_plan::{ByteString, Program};
 use rustix::io::Errno;
@@ -15,12 +15,11 @@ const PATH_DEFAULT: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 
 impl Newborn<'_> {
     /// Closes all but the standard streams, says that this is it, and executes. Gives only failures.
-    pub(super) fn execute(&self, program: &Program, arguments: &[ByteString], environment: &[ByteString]) -> Result<(), OpError> {
+    pub(super) fn execute(&mut self, program: &Program, arguments: &[ByteString], environment: &[ByteString]) -> Result<(), OpError> {
         let arguments_c = c_strings(arguments)?;
         let environment_c = c_strings(environment)?;
         let name = arguments_c.first().ok_or(OpError::NothingExecuted)?;
-        let first_closed = if matches!(self.birth.streams, ChildStreams::Closed) { 0 } else { 3 };
-        podbox_sys::close_on_exec_from(first_closed)?;
+        self.mark_descriptors()?;
         let candidates = match program {
             Program::Passed(slot) => {
                 let file = self.descriptor(*slot)?;
