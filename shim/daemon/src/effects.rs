@@ -4,8 +4,10 @@
 //! elsewhere, but for what is the node's: which addresses are taken, and how much output is being captured.
 //! Undoing functions tolerate that what they undo is absent or half there.
 
+mod apparmor;
 mod cgroups;
 mod clock;
+mod confinement;
 mod devices;
 mod exec;
 mod facts;
@@ -21,11 +23,13 @@ mod programs;
 mod systemd;
 mod usage;
 
+pub use apparmor::AppArmorError;
 pub use cgroups::{
     CgroupsError, Remains, SandboxCgroups, cgroup_entry, end_damaged_scope, end_scope, find_remains, kill_cgroups, make_container_cgroup,
     make_scope, remove_cgroup, remove_made, signal_member, undo_container_update, update_container_cgroup,
 };
 pub use clock::now_ns;
+pub use confinement::{ConfinementError, Confining};
 pub use devices::{DeviceError, node_devices, requested_devices};
 pub use exec::{CaptureRoom, ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
@@ -70,6 +74,8 @@ pub struct Node {
     pub network: Network,
     /// Pause and the monitor.
     pub programs: Programs,
+    /// What confines processes.
+    pub confining: Arc<Confining>,
     /// What commands may write.
     pub captures: CaptureRoom,
     /// The counters of what runs.

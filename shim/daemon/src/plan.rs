@@ -6,6 +6,7 @@
 
 mod capability;
 mod cgroup_mount;
+mod confinement;
 mod container;
 mod devices;
 mod exec;
@@ -19,6 +20,7 @@ mod sandbox;
 mod spec;
 
 pub use capability::CapabilityError;
+pub use confinement::{ProcessConfinement, SeccompFilter, capability_names};
 pub use container::{ContainerInputs, ContainerPlan, PlannedVolume, plan_container};
 pub use devices::{DevicePolicy, HostDevice, device_policy};
 pub use exec::plan_exec;

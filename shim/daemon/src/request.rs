@@ -5,6 +5,7 @@
 //! does not do yet is [`RequestError::Unsupported`], never passed over. Nothing here looks at the node or at other pods.
 
 mod common;
+mod confinement;
 mod container;
 mod device;
 mod image;
@@ -17,6 +18,7 @@ mod signal;
 mod subject;
 
 pub use common::Labels;
+pub use confinement::{AppArmorProfile, Confinement, SeccompProfile, SelinuxContext};
 pub use container::{ContainerConfig, ContainerMetadata, StopSignal};
 pub use device::Device;
 pub use image::ImageRequest;
@@ -46,7 +48,7 @@ pub enum RequestError {
     Unsupported {
         /// As the CRI spells it.
         field: Cow<'static, str>,
-        /// What was asked for, with its verb: "seccomp profiles are".
+        /// What was asked for, with its verb: "host ports are".
         what: &'static str,
     },
 }

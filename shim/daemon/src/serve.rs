@@ -8,7 +8,7 @@ mod socket;
 use crate::chain::Chain;
 use crate::config::Config;
 use crate::cri::{Cri, LogCalls};
-use crate::effects::{CaptureRoom, Layers, Meters, Network, Node, Programs, choose_driver, discover_facts, raise_open_files};
+use crate::effects::{CaptureRoom, Confining, Layers, Meters, Network, Node, Programs, choose_driver, discover_facts, raise_open_files};
 use crate::metrics::{Metrics, MetricsServer, Population};
 use crate::plan::{Layout, PodParent};
 use crate::pod::Pods;
@@ -119,6 +119,9 @@ async fn run(config: Config, open_files: Rlimit) -> anyhow::Result<()> {
     let mut interrupted = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let socket = config.socket.clone();
     let node = Arc::new(discover(config, open_files).await?);
+    let confining = node.confining.clone();
+    // Nobody waits for it: who needs the profile before it is there sees to it again.
+    tokio::task::spawn_blocking(move || confining.prepare());
     let store = Arc::new(Store::new(node.layout.clone()));
     let pods = Pods::recover(node.clone(), store.clone()).await.context("take over the pods on record")?;
     if let Err(error) = node.network.open().await {
@@ -190,8 +193,11 @@ async fn discover(config: Config, open_files: Rlimit) -> anyhow::Result<Node> {
     let images = Arc::new(images);
     let puller = Puller::new(images.clone(), config.image.pull_options());
     let pinned = pinned_images(&config)?;
+    let facts = discover_facts(&hierarchies, driver).context("find out about the node")?;
+    let confining = Arc::new(Confining::new(&facts.kernel, facts.seccomp, facts.apparmor, facts.selinux));
     Ok(Node {
-        facts: discover_facts(&hierarchies, driver).context("find out about the node")?,
+        facts,
+        confining,
         pod_parent,
         layers: Arc::new(Layers::new(images.clone())),
         images,

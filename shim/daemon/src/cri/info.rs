@@ -60,6 +60,7 @@ pub(super) fn of_container(cri: &Cri, record: &ContainerRecord) -> Result<Info, 
         "image": record.made.as_ref().map(|made| &made.image),
         "config": record.config,
         "runtimeSpec": record.made.as_ref().map(|made| spec_json(&made.plan.spec)),
+        "confinement": record.made.as_ref().map(|made| &made.plan.confinement),
         "stopSignal": record.made.as_ref().map(|made| made.plan.stop_signal),
     })))
 }
@@ -85,6 +86,15 @@ fn limits(node: &Node) -> Vec<String> {
     }
     if !node.facts.cgroup_v2 {
         limits.push("cgroup v1: settings of v2 files (unified) other than pids.max, and weights of block I/O, cannot be set".to_owned());
+    }
+    for (is_there, what) in [
+        (node.facts.seccomp, "seccomp filters: every seccomp profile is refused"),
+        (node.facts.apparmor, "AppArmor: its profiles are refused"),
+        (node.facts.selinux, "SELinux: its labels are refused"),
+    ] {
+        if !is_there {
+            limits.push(format!("the kernel has no {what}"));
+        }
     }
     let present = node.hierarchies.controllers();
     let limiting = [Controller::Cpu, Controller::Cpuset, Controller::Memory, Controller::Pids, Controller::Hugetlb];

@@ -1,13 +1,16 @@
 //! Errors as gRPC statuses: the only place where the codes are chosen.
 
 use crate::chain::Chain;
-use crate::effects::{CgroupsError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError, VolumeError};
+use crate::effects::{
+    AppArmorError, CgroupsError, ConfinementError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError, VolumeError,
+};
 use crate::plan::{CapabilityError, PlanError};
 use crate::pod::PodError;
 use crate::request::{RequestError, Subject};
 use crate::store::{LookupError, RecordError};
 use podbox_image::{Error as ImageError, PullError, RegistryError, UnpackError};
 use podbox_netns::BridgeError;
+use podbox_seccomp::{CompileError, FilterError};
 use rustix::io::Errno;
 use std::io;
 use tonic::{Code, Status};
@@ -110,6 +113,7 @@ fn pod_code(error: &PodError) -> Code {
         | PodError::LogFolder { .. }
         | PodError::SandboxNotStopped { .. } => Code::FailedPrecondition,
         PodError::Device(DeviceError::NoDevice { .. } | DeviceError::TooMany { .. }) => Code::InvalidArgument,
+        PodError::Confinement(error) => confinement_code(error),
         PodError::Plan(error) => plan_code(error),
         PodError::Rootfs(error) => rootfs_code(error),
         PodError::Limit(_) => Code::InvalidArgument,
@@ -129,6 +133,19 @@ fn pod_code(error: &PodError) -> Code {
         PodError::Files { source, .. } => io_code(source),
         PodError::Record(RecordError::Read { source, .. } | RecordError::Write { source, .. }) => io_code(source),
         PodError::Record(RecordError::Content { .. } | RecordError::OtherVersion { .. }) | PodError::CutOff => Code::Internal,
+    }
+}
+
+/// A profile that is no good is the request's, one that is not loaded the node's.
+fn confinement_code(error: &ConfinementError) -> Code {
+    use ConfinementError as E;
+    match error {
+        E::Seccomp { source: FilterError::Compile(CompileError::Library { .. } | CompileError::Export(_)), .. } => Code::Internal,
+        E::Read { .. } | E::NoFile { .. } | E::Seccomp { .. } => Code::InvalidArgument,
+        E::NoSeccomp | E::NoAppArmor | E::NotLoaded { .. } | E::NoSelinux => Code::FailedPrecondition,
+        E::AppArmor(AppArmorError::NoParser | AppArmorError::Run { .. } | AppArmorError::Load { .. }) => Code::FailedPrecondition,
+        E::AppArmor(AppArmorError::List(_)) => Code::Internal,
+        E::Write { source, .. } => io_code(source),
     }
 }
 

@@ -46,6 +46,8 @@ pub fn discover_facts(hierarchies: &Hierarchies, cgroup_driver: Driver) -> Resul
         oom_score_adj_min: oom_score_adj_min()?,
         limits_max: limits_max(capabilities)?,
         capabilities,
+        seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
+        apparmor: super::apparmor::is_enabled(),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         cgroup_v2: hierarchies.version() == Version::V2,
         cgroup_driver,

@@ -2,7 +2,7 @@
 
 use super::process::{arguments, environment, working_directory};
 use super::spec::{SpecInputs, runtime_spec};
-use super::{HostDevice, ImageDefaults, Layout, NodeFacts, PlanError, PodUser, capability};
+use super::{HostDevice, ImageDefaults, Layout, NodeFacts, PlanError, PodUser, ProcessConfinement, capability};
 use crate::request::{
     ContainerConfig, IpcMode, NetworkMode, PidMode, Restrictions, SandboxConfig, SandboxPidMode, SecurityContext, StopSignal, signal_number,
 };
@@ -86,6 +86,9 @@ pub struct ContainerPlan {
     /// Directories of its root that its image declares as volumes: they are there, and can be written to.
     #[serde(default)]
     pub declared_volumes: Vec<PathBuf>,
+    /// What confines its processes, beside what the spec says.
+    #[serde(default)]
+    pub confinement: ProcessConfinement,
 }
 
 /// Plans a container.
@@ -123,6 +126,7 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         stdin: config.stdin,
         image_volumes: inputs.image_volumes.to_vec(),
         declared_volumes: declared_volumes(config, image),
+        confinement: ProcessConfinement::default(),
     })
 }
 

@@ -20,6 +20,7 @@ pub fn plan_exec(container: &ContainerId, plan: &ContainerPlan, command: &[Strin
         Op::WorkingDirectory { path: process.cwd().clone(), create: false },
     ];
     ops.extend(become_program(process, command, &plan.environment));
+    plan.confinement.apply(&mut ops);
     Ok(LaunchPlan {
         namespaces: NewNamespaces::default(),
         pid: PidNamespace::Of(of),

@@ -3,10 +3,12 @@
 //! ```text
 //! STATE/pods/SANDBOX/          0700, a folder a pod
 //!   sandbox.json  pause.json   its record; how pause ended
+//!   pause.bpf                  pause's seccomp filter, if it has one
 //!   monitor.sock               the monitor's socket
 //!   resolv.conf hostname hosts bound into its containers
 //!   containers/CONTAINER/      a folder a container
 //!     container.json exit.json its record; how it ended
+//!     seccomp.bpf              its seccomp filter, if it has one
 //! ```
 
 use podbox_plan::{ContainerId, SandboxId};
@@ -95,6 +97,18 @@ impl Layout {
     #[must_use]
     pub fn container_record(&self, sandbox: &SandboxId, id: &ContainerId) -> PathBuf {
         self.container(sandbox, id).join("container.json")
+    }
+
+    /// The seccomp filter of pause.
+    #[must_use]
+    pub fn pause_filter(&self, id: &SandboxId) -> PathBuf {
+        self.pod(id).join("pause.bpf")
+    }
+
+    /// The seccomp filter of a container and of what is executed in it.
+    #[must_use]
+    pub fn container_filter(&self, sandbox: &SandboxId, id: &ContainerId) -> PathBuf {
+        self.container(sandbox, id).join("seccomp.bpf")
     }
 
     /// Limits that a container is about to get.

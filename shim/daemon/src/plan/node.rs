@@ -18,6 +18,10 @@ pub struct NodeFacts {
     /// Limits of processes that cannot be raised beyond this: the daemon's own where it may not raise any (no `CAP_SYS_RESOURCE`), and
     /// the kernel's. What is absent can be had without a limit.
     pub limits_max: BTreeMap<LimitKind, Option<u64>>,
+    /// System calls can be filtered.
+    pub seccomp: bool,
+    /// AppArmor confines processes here.
+    pub apparmor: bool,
     /// SELinux labels files and processes here.
     pub selinux: bool,
     /// Controllers are on the unified hierarchy (cgroup v2).

@@ -11,6 +11,8 @@ fn node() -> NodeFacts {
         oom_score_adj_min: 0,
         capabilities: u64::MAX,
         limits_max: [(podbox_plan::LimitKind::OpenFiles, Some(4096))].into(),
+        seccomp: true,
+        apparmor: false,
         selinux: false,
         cgroup_v2: false,
         cgroup_driver: podbox_cgroup::Driver::Cgroupfs,

@@ -9,7 +9,7 @@ use crate::effects::{
     MonitorError, MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, check_limits, find_image, find_volume_images, image_defaults,
     make_container_cgroup, node_devices, now_ns, plan_volumes, remove_cgroup, requested_devices, resolve_user,
 };
-use crate::plan::{ContainerInputs, LaunchInputs, device_policy, lower, plan_container};
+use crate::plan::{ContainerInputs, ContainerPlan, LaunchInputs, capability_names, device_policy, lower, plan_container};
 use crate::request::{ContainerConfig, PidMode};
 use crate::store::{ContainerPhase, ContainerRecord, ImageIdentity, MadeContainer, RECORD_VERSION, SandboxRecord, Store};
 use podbox_image::Snapshot;
@@ -120,7 +120,7 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
     let user = resolve_user(&config.security, &defaults.user, lower_dirs.clone())?;
     let mut devices = if config.security.privileged { node_devices()? } else { Vec::new() };
     devices.extend(requested_devices(&config.devices)?);
-    let plan = plan_container(&ContainerInputs {
+    let mut plan = plan_container(&ContainerInputs {
         config,
         sandbox_id: &sandbox.id,
         sandbox: &sandbox.config,
@@ -136,6 +136,7 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
         node: &node.facts,
         layout: &node.layout,
     })?;
+    confine(node, sandbox, intent, &mut plan, door)?;
     let allowed = device_policy(&plan.spec)?;
     door.pass(&sandbox.id, || Ok(make_container_cgroup(&node.hierarchies, &intent.cgroup, &config.resources, &allowed)?))?;
     // Last: folders that are made on the way belong to nobody, and would be left by a step that fails later.
@@ -147,6 +148,17 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
         made: Some(MadeContainer { image: ImageIdentity { id: image.id.to_string(), lower_dirs, upper_dir: upper, work_dir: work }, plan }),
         ..intent.clone()
     })
+}
+
+/// Compiles the container's seccomp profile into its folder and finds its labels. Nobody is confined who is privileged (CRI).
+fn confine(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, plan: &mut ContainerPlan, door: &Door) -> Result<(), PodError> {
+    let security = &intent.config.security;
+    if !security.privileged {
+        let file = node.layout.container_filter(&intent.sandbox_id, &intent.id);
+        let confined = node.confining.confine(&security.confinement, capability_names(&plan.spec), file)?;
+        plan.confine(door.pass(&sandbox.id, || Ok(confined.written()?))?);
+    }
+    Ok(())
 }
 
 /// A missing source is told here, where the CRI wants it told, and not when the container starts.

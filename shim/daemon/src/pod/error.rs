@@ -1,6 +1,6 @@
 //! What can go wrong with a pod.
 
-use crate::effects::{CgroupsError, DeviceError, ExecError, LimitError, MonitorError, NetworkError, RootfsError};
+use crate::effects::{CgroupsError, ConfinementError, DeviceError, ExecError, LimitError, MonitorError, NetworkError, RootfsError};
 use crate::plan::PlanError;
 use crate::store::{LookupError, RecordError};
 use podbox_plan::{ContainerId, SandboxId};
@@ -61,6 +61,9 @@ pub enum PodError {
     /// A device cannot be given.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Confinement cannot be had.
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
     /// The request makes no sense here.
     #[error(transparent)]
     Plan(#[from] PlanError),

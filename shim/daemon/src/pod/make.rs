@@ -18,12 +18,13 @@ use crate::effects::{
     MonitorError, MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, link_netns, make_scope, now_ns, spawn_monitor,
     spawn_unborn_monitor, write_pod_files,
 };
-use crate::plan::{MONITOR_SOCKET, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
-use crate::request::{NetworkMode, SandboxConfig};
+use crate::plan::{MONITOR_SOCKET, ProcessConfinement, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
+use crate::request::{AppArmorProfile, NetworkMode, SandboxConfig};
 use crate::store::{PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord, Store};
 use podbox_cgroup::Made;
 use podbox_cgroup::systemd::Slice;
 use podbox_plan::{CgroupEntry, ProcessRef, SandboxId};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -87,6 +88,7 @@ struct Reserved<'a> {
 struct Prepared<'a> {
     reserved: Reserved<'a>,
     pause_cgroup: CgroupEntry,
+    pause_confinement: ProcessConfinement,
     link: MonitorLink,
     events: mpsc::Receiver<MonitorEvent>,
 }
@@ -154,27 +156,29 @@ impl<'a> Reserved<'a> {
     /// Cgroups and files on one side, the monitor on the other: neither needs the other, and both wait for the kernel. Where
     /// systemd makes the pod's cgroup, it makes it with the process that the monitor comes from.
     async fn prepare(self) -> Result<Prepared<'a>, PodError> {
-        let (pause_cgroup, monitor) = match &self.record.slice {
-            None => tokio::join!(self.make_cgroups(), self.start_monitor()),
+        let (made, monitor) = match &self.record.slice {
+            None => tokio::join!(self.make_cgroups_and_files(), self.start_monitor()),
             Some(slice) => {
                 let monitor = self.start_monitor_in_scope(slice).await?;
-                (self.make_cgroups().await, Ok(monitor))
+                (self.make_cgroups_and_files().await, Ok(monitor))
             }
         };
         let (link, events) = monitor?;
-        Ok(Prepared { pause_cgroup: pause_cgroup?, link, events, reserved: self })
+        let (pause_cgroup, pause_confinement) = made?;
+        Ok(Prepared { pause_cgroup, pause_confinement, link, events, reserved: self })
     }
 
-    async fn make_cgroups(&self) -> Result<CgroupEntry, PodError> {
+    async fn make_cgroups_and_files(&self) -> Result<(CgroupEntry, ProcessConfinement), PodError> {
         let (node, record) = (self.node.clone(), self.record.clone());
         let made = tokio::task::spawn_blocking(move || {
             write_files(&node, &record)?;
+            let confinement = confine_pause(&node, &record)?;
             let cgroups = SandboxCgroups::new(&record.cgroup, &record.id);
-            Ok::<_, PodError>(cgroups.make(&node.hierarchies)?)
+            Ok::<_, PodError>((cgroups.make(&node.hierarchies)?, confinement))
         });
-        let pause_cgroup = made.await.map_err(|_| PodError::CutOff)??;
+        let made = made.await.map_err(|_| PodError::CutOff)??;
         tracing::debug!(sandbox = %self.record.id, "cgroups and files are there");
-        Ok(pause_cgroup)
+        Ok(made)
     }
 
     async fn start_monitor(&self) -> Result<(MonitorLink, mpsc::Receiver<MonitorEvent>), PodError> {
@@ -209,6 +213,19 @@ impl<'a> Reserved<'a> {
     }
 }
 
+/// The pod's profiles hold for pause, too, which has no capability. A privileged pod's is not confined (CRI).
+fn confine_pause(node: &Node, record: &SandboxRecord) -> Result<ProcessConfinement, PodError> {
+    if record.config.privileged {
+        return Ok(ProcessConfinement::default());
+    }
+    let mut asked = record.config.confinement.clone();
+    if asked.apparmor == AppArmorProfile::Unspecified {
+        // Nothing of an image runs in it.
+        asked.apparmor = AppArmorProfile::Unconfined;
+    }
+    Ok(node.confining.confine(&asked, BTreeSet::new(), node.layout.pause_filter(&record.id))?.written()?)
+}
+
 fn write_files(node: &Node, record: &SandboxRecord) -> Result<(), PodError> {
     let failed = |source| PodError::Files { id: record.id.clone(), source };
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
@@ -219,10 +236,11 @@ fn write_files(node: &Node, record: &SandboxRecord) -> Result<(), PodError> {
 
 impl<'a> Prepared<'a> {
     async fn start_pause(self) -> Result<PauseRunning<'a>, PodError> {
-        let Self { mut reserved, pause_cgroup, link, events } = self;
+        let Self { mut reserved, pause_cgroup, pause_confinement, link, events } = self;
         let (node, id) = (reserved.node, reserved.record.id.clone());
         let failed = |source| PodError::Monitor { id: id.clone(), source };
-        let plan = pause_launch(&reserved.record.config, &node.facts, &node.layout, &id, &reserved.record.hostname, pause_cgroup);
+        let mut plan = pause_launch(&reserved.record.config, &node.facts, &node.layout, &id, &reserved.record.hostname, pause_cgroup);
+        pause_confinement.apply(&mut plan.ops);
         let program = node.programs.pause.try_clone().map_err(|source| PodError::Files { id: id.clone(), source })?;
         let started = link.launch(ProcessRef::Pause, plan, vec![program]).await.map_err(failed)?;
         tracing::debug!(sandbox = %id, pid = started.pid, "pause runs");

@@ -1,8 +1,9 @@
 //! `PodSandboxConfig`.
 
 use super::common::{absolute_path, bounded_text, enum_value, has_parent_component, kernel_id, labels, name, shortened};
-use super::security::refuse_profiles;
-use super::{Labels, RequestError, Resources, required};
+use super::confinement::ConfinementFields;
+use super::security::refuse_user_namespace;
+use super::{Confinement, Labels, RequestError, Resources, required};
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -97,6 +98,9 @@ pub struct SandboxConfig {
     pub pid: SandboxPidMode,
     /// Its containers may be privileged.
     pub privileged: bool,
+    /// What confines pause, which has no capability and sees no file; a privileged pod's is not confined.
+    #[serde(default)]
+    pub confinement: Confinement,
     /// The sum of the containers' resources: for information, the kubelet sets the pod's cgroup itself.
     pub resources: Resources,
     /// What the sandbox itself costs: for information.
@@ -139,6 +143,7 @@ impl TryFrom<v1::RunPodSandboxRequest> for SandboxConfig {
             ipc,
             pid,
             privileged: security.privileged,
+            confinement: confinement(&security)?,
             resources: Resources::of_pod("config.linux.resources", linux.resources)?,
             overhead: Resources::of_pod("config.linux.overhead", linux.overhead)?,
             runtime_handler: request.runtime_handler,
@@ -169,8 +174,6 @@ fn namespace_modes(options: &v1::NamespaceOption) -> Result<(NetworkMode, IpcMod
     Ok((network, ipc, pid))
 }
 
-// The deprecated field is one that callers may still send.
-#[allow(deprecated)]
 fn refuse_what_is_to_come(
     security: &v1::LinuxSandboxSecurityContext,
     ports: &[v1::PortMapping],
@@ -180,17 +183,20 @@ fn refuse_what_is_to_come(
     if network == NetworkMode::Pod && ports.iter().any(|port| port.host_port != 0) {
         return Err(RequestError::unsupported("config.port_mappings", "host ports are"));
     }
-    refuse_profiles(
-        "config.linux.security_context",
-        &super::security::Profiles {
-            namespaces: security.namespace_options.as_ref(),
-            selinux: security.selinux_options.as_ref(),
-            seccomp: security.seccomp.as_ref(),
-            seccomp_path: &security.seccomp_profile_path,
-            apparmor: security.apparmor.as_ref(),
-            apparmor_name: "",
-        },
-    )
+    refuse_user_namespace(security.namespace_options.as_ref())
+}
+
+// The deprecated field is one that callers may still send.
+#[allow(deprecated)]
+fn confinement(security: &v1::LinuxSandboxSecurityContext) -> Result<Confinement, RequestError> {
+    ConfinementFields {
+        seccomp: security.seccomp.as_ref(),
+        seccomp_path: &security.seccomp_profile_path,
+        apparmor: security.apparmor.as_ref(),
+        apparmor_name: "",
+        selinux: security.selinux_options.as_ref(),
+    }
+    .try_into()
 }
 
 /// Pause has no image and no file system to read: it runs as an unprivileged user whatever is asked for. What is asked for

@@ -1,7 +1,8 @@
 //! Security contexts, as far as they are honoured; the rest is refused by name.
 
 use super::common::{absolute_path, bounded_text, enum_value, has_parent_component, kernel_id, shortened};
-use super::{IpcMode, NetworkMode, RequestError};
+use super::confinement::ConfinementFields;
+use super::{Confinement, IpcMode, NetworkMode, RequestError};
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -102,9 +103,11 @@ pub struct SecurityContext {
     pub no_new_privileges: bool,
     /// Hidden and read-only paths.
     pub paths: PathLists,
+    /// Seccomp, AppArmor and SELinux; nobody is confined who is privileged.
+    #[serde(default)]
+    pub confinement: Confinement,
 }
 
-const FIELD: &str = "config.linux.security_context";
 /// Masked paths, and read-only ones, of one container; the kubelet's lists have some hundred on machines with many processors.
 const PATHS_MAX: usize = 4096;
 /// `NGROUPS_MAX` (`setgroups(2)`)
@@ -116,17 +119,7 @@ impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
     // The deprecated fields are ones that callers may still send.
     #[allow(deprecated)]
     fn try_from(context: v1::LinuxContainerSecurityContext) -> Result<Self, RequestError> {
-        refuse_profiles(
-            FIELD,
-            &Profiles {
-                namespaces: context.namespace_options.as_ref(),
-                selinux: context.selinux_options.as_ref(),
-                seccomp: context.seccomp.as_ref(),
-                seccomp_path: &context.seccomp_profile_path,
-                apparmor: context.apparmor.as_ref(),
-                apparmor_name: &context.apparmor_profile,
-            },
-        )?;
+        refuse_user_namespace(context.namespace_options.as_ref())?;
         if context.supplemental_groups.len() > GROUPS_MAX {
             let reason = format!("{} groups are over the kernel's limit of {GROUPS_MAX}", context.supplemental_groups.len());
             return Err(RequestError::invalid("config.linux.security_context.supplemental_groups", reason));
@@ -152,6 +145,14 @@ impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
             },
             no_new_privileges: context.no_new_privs,
             paths: path_lists(&context)?,
+            confinement: ConfinementFields {
+                seccomp: context.seccomp.as_ref(),
+                seccomp_path: &context.seccomp_profile_path,
+                apparmor: context.apparmor.as_ref(),
+                apparmor_name: &context.apparmor_profile,
+                selinux: context.selinux_options.as_ref(),
+            }
+            .try_into()?,
         })
     }
 }
@@ -244,51 +245,15 @@ fn path_lists(context: &v1::LinuxContainerSecurityContext) -> Result<PathLists, 
     })
 }
 
-/// The parts of a security context that have yet to come.
-pub(super) struct Profiles<'a> {
-    pub namespaces: Option<&'a v1::NamespaceOption>,
-    pub selinux: Option<&'a v1::SeLinuxOption>,
-    pub seccomp: Option<&'a v1::SecurityProfile>,
-    pub seccomp_path: &'a str,
-    pub apparmor: Option<&'a v1::SecurityProfile>,
-    pub apparmor_name: &'a str,
-}
-
-/// Confinement that was asked for and is not there must stop the request: running without it would be a lie.
-pub(super) fn refuse_profiles(at: &'static str, profiles: &Profiles<'_>) -> Result<(), RequestError> {
-    use v1::security_profile::ProfileType;
-    let field = |name: &str| format!("{at}.{name}");
-    let confined = |name: &str, profile: Option<&v1::SecurityProfile>| {
-        let Some(profile) = profile else { return Ok(false) };
-        ProfileType::try_from(profile.profile_type)
-            .map(|kind| kind != ProfileType::Unconfined)
-            .map_err(|_| RequestError::invalid(field(name), format!("{} is no profile type", profile.profile_type)))
-    };
-    if confined("seccomp", profiles.seccomp)? {
-        return Err(RequestError::unsupported(field("seccomp"), "seccomp profiles are"));
-    }
-    if !matches!(profiles.seccomp_path, "" | "unconfined") && profiles.seccomp.is_none() {
-        return Err(RequestError::unsupported(field("seccomp_profile_path"), "seccomp profiles are"));
-    }
-    if confined("apparmor", profiles.apparmor)? {
-        return Err(RequestError::unsupported(field("apparmor"), "AppArmor profiles are"));
-    }
-    if !matches!(profiles.apparmor_name, "" | "unconfined") && profiles.apparmor.is_none() {
-        return Err(RequestError::unsupported(field("apparmor_profile"), "AppArmor profiles are"));
-    }
-    if profiles.selinux.is_some_and(|selinux| *selinux != v1::SeLinuxOption::default()) {
-        return Err(RequestError::unsupported(field("selinux_options"), "SELinux labels are"));
-    }
-    match profiles.namespaces.and_then(|namespaces| namespaces.userns_options.as_ref()) {
+/// A user namespace that was asked for and is not there must stop the request: running without it would be a lie.
+pub(super) fn refuse_user_namespace(namespaces: Option<&v1::NamespaceOption>) -> Result<(), RequestError> {
+    const FIELD: &str = "config.linux.security_context.namespace_options.userns_options";
+    match namespaces.and_then(|namespaces| namespaces.userns_options.as_ref()) {
         None => Ok(()),
-        Some(user) => match enum_value::<v1::NamespaceMode>("config.linux.security_context.namespace_options", user.mode)? {
+        Some(user) => match enum_value::<v1::NamespaceMode>(NAMESPACES, user.mode)? {
             v1::NamespaceMode::Node if user.uids.is_empty() && user.gids.is_empty() => Ok(()),
-            v1::NamespaceMode::Pod | v1::NamespaceMode::Node => {
-                Err(RequestError::unsupported(field("namespace_options.userns_options"), "user namespaces are"))
-            }
-            v1::NamespaceMode::Container | v1::NamespaceMode::Target => {
-                Err(RequestError::invalid(field("namespace_options.userns_options"), "POD or NODE is due"))
-            }
+            v1::NamespaceMode::Pod | v1::NamespaceMode::Node => Err(RequestError::unsupported(FIELD, "user namespaces are")),
+            v1::NamespaceMode::Container | v1::NamespaceMode::Target => Err(RequestError::invalid(FIELD, "POD or NODE is due")),
         },
     }
 }

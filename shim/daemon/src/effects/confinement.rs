@@ -1,0 +1,219 @@
+//! Profiles that confine processes: found, read, compiled, and refused by name where this node cannot keep what is asked for.
+
+use super::apparmor::{self, AppArmorError, DEFAULT_PROFILE};
+use crate::plan::{ProcessConfinement, SeccompFilter};
+use crate::request::{AppArmorProfile, Confinement, SeccompProfile, SelinuxContext};
+use podbox_seccomp::{Compiled, Filter, FilterError, Filters, PROFILE_BYTES_MAX, Surroundings};
+use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Confinement that was asked for and cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfinementError {
+    /// The kernel filters no system calls.
+    #[error("config.linux.security_context.seccomp: the kernel of this node has no seccomp filters")]
+    NoSeccomp,
+    /// A seccomp profile cannot be read.
+    #[error("config.linux.security_context.seccomp: read the profile {}", path.display())]
+    Read {
+        /// Where it should stand.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something else than a file.
+    #[error("config.linux.security_context.seccomp: the profile {} is no regular file", path.display())]
+    NoFile {
+        /// Where it stands.
+        path: PathBuf,
+    },
+    /// What was read is no profile that can be kept.
+    #[error("config.linux.security_context.seccomp: the profile {profile}")]
+    Seccomp {
+        /// `runtime/default`, or its path.
+        profile: String,
+        /// Why.
+        source: FilterError,
+    },
+    /// The filter cannot be kept.
+    #[error("write the seccomp filter {}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// AppArmor is not there.
+    #[error("config.linux.security_context.apparmor: AppArmor is not enabled on this node")]
+    NoAppArmor,
+    /// The profile is not loaded.
+    #[error("config.linux.security_context.apparmor: no profile {name:?} is loaded")]
+    NotLoaded {
+        /// Its name.
+        name: String,
+    },
+    /// AppArmor would not.
+    #[error("config.linux.security_context.apparmor")]
+    AppArmor(#[from] AppArmorError),
+    /// SELinux is not there.
+    #[error("config.linux.security_context.selinux_options: SELinux is not enabled on this node")]
+    NoSelinux,
+}
+
+/// What the node's kernel can confine by, and the filters that were compiled.
+#[derive(Debug)]
+pub struct Confining {
+    filters: Filters,
+    kernel: (u32, u32),
+    seccomp: bool,
+    apparmor: bool,
+    selinux: bool,
+}
+
+/// What was found, before anything of it is written.
+#[derive(Debug)]
+pub struct Confined {
+    confinement: ProcessConfinement,
+    filter: Option<Arc<Filter>>,
+}
+
+impl Confined {
+    /// Writes the filter to where the plan has it, if there is one.
+    ///
+    /// # Errors
+    /// [`ConfinementError::Write`]
+    pub fn written(self) -> Result<ProcessConfinement, ConfinementError> {
+        if let (Some(filter), Some(planned)) = (&self.filter, &self.confinement.seccomp) {
+            let failed = |source| ConfinementError::Write { path: planned.file.clone(), source };
+            std::fs::write(&planned.file, filter.to_bytes()).map_err(failed)?;
+        }
+        Ok(self.confinement)
+    }
+}
+
+impl Confining {
+    /// By what was found out of the node; `kernel` is its release.
+    #[must_use]
+    pub fn new(kernel: &str, seccomp: bool, apparmor: bool, selinux: bool) -> Self {
+        Self { filters: Filters::default(), kernel: numbers(kernel), seccomp, apparmor, selinux }
+    }
+
+    /// Loads podbox's AppArmor profile, where that makes sense; who needs it later is told why it is not there.
+    pub fn prepare(&self) {
+        if self.apparmor
+            && let Err(error) = apparmor::load_default()
+        {
+            tracing::warn!(error = %crate::chain::Chain(&error), "containers that ask for no AppArmor profile are not confined by one");
+        }
+    }
+
+    /// Finds all that was asked for. A seccomp filter will stand in `file`.
+    ///
+    /// # Errors
+    /// Something cannot be had; it is named.
+    pub fn confine(&self, asked: &Confinement, capabilities: BTreeSet<String>, file: PathBuf) -> Result<Confined, ConfinementError> {
+        let (seccomp, filter) = self.seccomp(&asked.seccomp, capabilities, file)?.unzip();
+        let confinement = ProcessConfinement {
+            seccomp,
+            apparmor: self.apparmor(&asked.apparmor)?,
+            selinux: asked.selinux.as_ref().map(|context| self.selinux(context)).transpose()?,
+        };
+        Ok(Confined { confinement, filter })
+    }
+
+    fn seccomp(
+        &self,
+        asked: &SeccompProfile,
+        capabilities: BTreeSet<String>,
+        file: PathBuf,
+    ) -> Result<Option<(SeccompFilter, Arc<Filter>)>, ConfinementError> {
+        if *asked == SeccompProfile::Unconfined {
+            return Ok(None);
+        }
+        if !self.seccomp {
+            return Err(ConfinementError::NoSeccomp);
+        }
+        let begun = Instant::now();
+        let surroundings = Surroundings { capabilities, kernel: self.kernel };
+        let (profile, compiled) = match asked {
+            SeccompProfile::Localhost(path) => {
+                (path.to_string_lossy().into_owned(), self.filters.of_profile(&read_profile(path)?, surroundings))
+            }
+            _ => ("runtime/default".to_owned(), self.filters.runtime_default(surroundings)),
+        };
+        let Compiled { filter, is_new } = compiled.map_err(|source| ConfinementError::Seccomp { profile: profile.clone(), source })?;
+        let instructions = filter.instructions.len();
+        if is_new {
+            let taken_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            tracing::debug!(profile, instructions, taken_us, "compiled a seccomp profile");
+            if !filter.unknown.is_empty() {
+                tracing::warn!(profile, unknown = filter.unknown.join(" "), "the seccomp profile names system calls that nobody knows");
+            }
+        }
+        let podbox_seccomp::Flags { log, spec_allow, tsync } = filter.flags;
+        Ok(Some((SeccompFilter { file, profile, instructions, log, spec_allow, tsync }, filter)))
+    }
+
+    fn apparmor(&self, asked: &AppArmorProfile) -> Result<Option<String>, ConfinementError> {
+        match asked {
+            AppArmorProfile::Unconfined => Ok(None),
+            AppArmorProfile::Unspecified => {
+                Ok((self.apparmor && apparmor::is_loaded(DEFAULT_PROFILE)?).then(|| DEFAULT_PROFILE.to_owned()))
+            }
+            _ if !self.apparmor => Err(ConfinementError::NoAppArmor),
+            AppArmorProfile::RuntimeDefault => {
+                apparmor::load_default()?;
+                Ok(Some(DEFAULT_PROFILE.to_owned()))
+            }
+            AppArmorProfile::Localhost(name) if apparmor::is_loaded(name)? => Ok(Some(name.clone())),
+            AppArmorProfile::Localhost(name) => Err(ConfinementError::NotLoaded { name: name.clone() }),
+        }
+    }
+
+    fn selinux(&self, asked: &SelinuxContext) -> Result<String, ConfinementError> {
+        if !self.selinux {
+            return Err(ConfinementError::NoSelinux);
+        }
+        let or = |part: &'static str, text: &String| if text.is_empty() { part.to_owned() } else { text.clone() };
+        let SelinuxContext { user, role, kind, level } = asked;
+        Ok(format!("{}:{}:{}:{}", or("system_u", user), or("system_r", role), or("container_t", kind), or("s0", level)))
+    }
+}
+
+/// The first two numbers of a release; 0 where it has none.
+fn numbers(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// A profile's text: a regular file's, not beyond a link, and no more of it than a profile may have.
+fn read_profile(path: &Path) -> Result<Vec<u8>, ConfinementError> {
+    let failed = |source| ConfinementError::Read { path: path.to_owned(), source };
+    // Opening a pipe would wait for who writes to it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?);
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(ConfinementError::NoFile { path: path.to_owned() });
+    }
+    let mut text = Vec::new();
+    // One byte more is too much, and is told so by who parses.
+    file.take(PROFILE_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_has_two_numbers() {
+        for (release, want) in [("6.1.0-38-cloud-amd64", (6, 1)), ("6.18", (6, 18)), ("4.18.0-553.el8", (4, 18)), ("x", (0, 0))] {
+            assert_eq!(numbers(release), want);
+        }
+    }
+}
