@@ -24,6 +24,7 @@ mod intruder;
 pub mod limits;
 pub mod network;
 pub mod pod;
+pub mod probe;
 pub mod pulls;
 pub mod registry;
 pub mod spec;
