@@ -9,6 +9,7 @@
 // A tonic::Status is what the caller sees of the daemon; a box around it would be in every test's way.
 #![allow(clippy::result_large_err)]
 
+pub mod apparmor;
 pub mod binary;
 pub mod census;
 pub mod client;

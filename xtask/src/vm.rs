@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! initramfs   busybox, modules, the guest's scripts and settings       made for each boot
-//! /dev/vda    Debian's systemd, D-Bus, nftables, iproute2 and libraries   made once: the guest's root, writes are thrown away
+//! /dev/vda    Debian's systemd, D-Bus, AppArmor, nftables, iproute2 and libraries   made once: the guest's root, writes are thrown away
 //! /dev/vdb    podbox and the test programs                              made when they changed, read-only
 //! ttyS0       the kernel's log and the console, to a file
 //! ttyS1       what the test programs print, to standard output

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::UNIX_EPOCH;
 
 /// What the guests' root is made of, with all that these depend on.
-const PACKAGES: [&str; 6] = ["busybox-static", "dbus", "iproute2", "libc6", "nftables", "systemd"];
+const PACKAGES: [&str; 7] = ["apparmor", "busybox-static", "dbus", "iproute2", "libc6", "nftables", "systemd"];
 
 /// Folders that packages make when they are installed, or that are mount points.
 const FOLDERS: [(&str, u32); 10] = [

@@ -13,6 +13,7 @@ use std::process::Stdio;
 /// guest, and in the one with systemd, which has the kernel of that with v2 and owns the cgroups above the pods'. All others run with
 /// `All`.
 const MATTERS: &[(&str, [Extent; 3])] = &[
+    ("apparmor", [Brief, Kernel, All]),
     ("cgroup-devices", [Brief, Brief, All]),
     ("cgroup-kernel", [Brief, Brief, All]),
     ("cgroup-limits", [Brief, Brief, All]),
@@ -39,6 +40,7 @@ const MATTERS: &[(&str, [Extent; 3])] = &[
     ("pod_cgroups", [Brief, Kernel, Kernel]),
     ("pod_namespaces", [Kernel, Kernel, All]),
     ("restart", [Kernel, Kernel, Kernel]),
+    ("seccomp", [Brief, Kernel, All]),
     ("stats", [Brief, Kernel, Kernel]),
     ("stop", [Kernel, Kernel, All]),
     ("systemd_driver", [All, All, Brief]),

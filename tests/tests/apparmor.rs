@@ -1,0 +1,189 @@
+//! The AppArmor profile that a container is under, seen from outside, and SELinux labels where there is no SELinux.
+//!
+//! That a label is looked at is seen by what a container with another one may do in the same place, in each test.
+
+use anyhow::Result;
+use podbox_proto::v1;
+use podbox_proto::v1::security_profile::ProfileType;
+use podbox_tests::apparmor::{Profile, is_enabled, is_lacking, label};
+use podbox_tests::{Container, ContainerSpec, Daemon, PodSpec, assert_refused};
+use tonic::Code;
+
+const DEFAULT: &str = "podbox-default-1 (enforce)";
+
+fn profile(kind: ProfileType, name: &str) -> Option<v1::SecurityProfile> {
+    Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: name.to_owned() })
+}
+
+fn under(spec: ContainerSpec, kind: ProfileType, name: &str) -> ContainerSpec {
+    spec.security(|security| security.apparmor = profile(kind, name))
+}
+
+/// The label of a container's init and of a command in it, which must be the same.
+async fn label_of(container: &Container) -> Result<String> {
+    let init = label(container.pid().await?)?;
+    assert_eq!(container.sh("cat /proc/self/attr/apparmor/current").await?, init, "a command's");
+    Ok(init)
+}
+
+#[tokio::test]
+async fn without_apparmor_what_asks_for_it_is_refused_by_name() -> Result<()> {
+    if is_enabled() {
+        return Ok(());
+    }
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("none")).await?;
+    let spec = || ContainerSpec::sleeper("none");
+    let not_enabled = ["container none", "security_context.apparmor", "AppArmor is not enabled"];
+    for (kind, name) in [(ProfileType::RuntimeDefault, ""), (ProfileType::Localhost, "localhost/some"), (ProfileType::Localhost, "some")] {
+        assert_refused(pod.create(&under(spec(), kind, name)).await, Code::FailedPrecondition, &not_enabled);
+    }
+    #[allow(deprecated)]
+    let deprecated = spec().security(|security| "runtime/default".clone_into(&mut security.apparmor_profile));
+    assert_refused(pod.create(&deprecated).await, Code::FailedPrecondition, &not_enabled);
+    let spec = PodSpec::new("no-pod").security(|security| security.apparmor = profile(ProfileType::RuntimeDefault, ""));
+    assert_refused(daemon.run_pod(&spec).await, Code::FailedPrecondition, &["no-pod", "AppArmor is not enabled"]);
+    let status = daemon.runtime().status(v1::StatusRequest { verbose: true }).await?.into_inner();
+    assert!(status.info["info"].contains("the kernel has no AppArmor"), "{status:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn names_that_can_be_no_profiles_are_malformed_on_every_node() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("names")).await?;
+    for name in ["", "localhost/", "a\nunconfined", "unconfined"] {
+        let spec = under(ContainerSpec::sleeper("a"), ProfileType::Localhost, name);
+        assert_refused(pod.create(&spec).await, Code::InvalidArgument, &["apparmor.localhost_ref"]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_loaded_profile_holds_for_a_container_and_its_commands_and_across_a_restart() -> Result<()> {
+    if is_lacking() {
+        return Ok(());
+    }
+    let mut daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("loaded")).await?;
+    let denying = Profile::load("podbox-test-denying", "deny /tmp/denied w,")?;
+    let want = format!("{} (enforce)", denying.name);
+    let with_prefix = under(ContainerSpec::sleeper("prefix"), ProfileType::Localhost, &format!("localhost/{}", denying.name));
+    let without = under(ContainerSpec::sleeper("name"), ProfileType::Localhost, &denying.name).security(|security| {
+        security.no_new_privs = true;
+        security.run_as_user = Some(v1::Int64Value { value: 1000 });
+    });
+    #[allow(deprecated)]
+    let deprecated =
+        ContainerSpec::sleeper("deprecated").security(|security| security.apparmor_profile = format!("localhost/{}", denying.name));
+    let mut confined = Vec::new();
+    for spec in [with_prefix, without, deprecated] {
+        confined.push(pod.run(&spec).await?);
+    }
+    daemon.restart().await?;
+    for container in &confined {
+        assert_eq!(label_of(container).await?, want);
+        let write = container.exec(&["/bin/sh", "-c", "echo x >/tmp/other && echo x >/tmp/denied"]).await?;
+        assert!(write.code != 0 && write.stderr.contains("/tmp/denied: Permission denied"), "{write:?}");
+    }
+    let init = ContainerSpec::shell("init", "echo x >/tmp/denied || echo denied");
+    assert_eq!(pod.output_of(&under(init, ProfileType::Localhost, &denying.name)).await?, "denied\n");
+    let free = pod.run(&under(ContainerSpec::sleeper("free"), ProfileType::Unconfined, "")).await?;
+    assert_eq!(label_of(&free).await?, "unconfined");
+    free.sh("echo x >/tmp/denied").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_default_profile_is_for_who_asks_for_it_or_says_nothing() -> Result<()> {
+    if is_lacking() {
+        return Ok(());
+    }
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("default").privileged()).await?;
+    let admin = |name: &str| {
+        ContainerSpec::sleeper(name).security(|security| {
+            security.capabilities.get_or_insert_default().add_capabilities = vec!["SYS_ADMIN".to_owned()];
+            // Neither hides the other.
+            security.masked_paths = vec!["/nothing".to_owned()];
+        })
+    };
+    let attacks = "mount -t tmpfs none /tmp || echo mount; echo 1 >/proc/sys/kernel/core_uses_pid || echo sysctl";
+    let asked = pod.run(&under(admin("asked"), ProfileType::RuntimeDefault, "")).await?;
+    assert_eq!(label_of(&asked).await?, DEFAULT);
+    assert_eq!(asked.sh(attacks).await?, "mount\nsysctl");
+    // What a container does all day.
+    asked
+        .sh("cd /tmp && mkdir a && echo x >a/b && chmod 600 a/b && mv a/b c && ls -l /proc/self/fd && kill -0 1 && cat /proc/1/status")
+        .await?;
+    let silent = pod.run(&admin("silent")).await?;
+    assert_eq!(label_of(&silent).await?, DEFAULT);
+    let unconfined = pod.run(&under(admin("unconfined"), ProfileType::Unconfined, "")).await?;
+    assert_eq!(label_of(&unconfined).await?, "unconfined");
+    assert_eq!(unconfined.sh("mount -t tmpfs none /tmp && umount /tmp && echo mounted").await?, "mounted");
+    let privileged = pod.run(&under(ContainerSpec::sleeper("privileged"), ProfileType::RuntimeDefault, "").privileged()).await?;
+    assert_eq!(label_of(&privileged).await?, "unconfined");
+    // It is killed as ever.
+    asked.stop(0).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_profile_that_is_not_loaded_fails_the_creation_and_one_that_goes_the_start() -> Result<()> {
+    if is_lacking() {
+        return Ok(());
+    }
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("gone")).await?;
+    let absent = under(ContainerSpec::sleeper("absent"), ProfileType::Localhost, "localhost/podbox-test-absent");
+    assert_refused(pod.create(&absent).await, Code::FailedPrecondition, &["container absent", "podbox-test-absent", "loaded"]);
+    // The beginning of a name is none.
+    let going = Profile::load("podbox-test-going", "")?;
+    let beginning = under(ContainerSpec::sleeper("beginning"), ProfileType::Localhost, "podbox-test-going");
+    assert_refused(pod.create(&beginning).await, Code::FailedPrecondition, &["podbox-test-going"]);
+    let container = pod.create(&under(ContainerSpec::sleeper("going"), ProfileType::Localhost, &going.name)).await?;
+    going.unload()?;
+    assert_refused(container.start().await, Code::FailedPrecondition, &["ask for the AppArmor profile", &going.name]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pods_profile_is_pauses() -> Result<()> {
+    if is_lacking() {
+        return Ok(());
+    }
+    let daemon = Daemon::for_test().await?;
+    let plain = daemon.run_pod(&PodSpec::new("plain")).await?;
+    assert_eq!(label(plain.pause_pid().await?)?, "unconfined");
+    let spec = PodSpec::new("asked").security(|security| security.apparmor = profile(ProfileType::RuntimeDefault, ""));
+    let pod = daemon.run_pod(&spec).await?;
+    assert_eq!(label(pod.pause_pid().await?)?, DEFAULT);
+    pod.end().await?;
+    Ok(())
+}
+
+fn selinux(user: &str, level: &str) -> Option<v1::SeLinuxOption> {
+    Some(v1::SeLinuxOption { user: user.to_owned(), level: level.to_owned(), ..Default::default() })
+}
+
+/// None of the kernels that podbox is tested on has it.
+#[tokio::test]
+async fn selinux_labels_are_refused_where_nothing_would_keep_them() -> Result<()> {
+    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        return Ok(());
+    }
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("selinux").privileged()).await?;
+    let with = |options: Option<v1::SeLinuxOption>| ContainerSpec::sleeper("a").security(|security| security.selinux_options = options);
+    let words = ["selinux_options", "SELinux is not enabled"];
+    assert_refused(pod.create(&with(selinux("", "s0:c1,c2"))).await, Code::FailedPrecondition, &words);
+    assert_refused(pod.create(&with(selinux("system_u", "s0"))).await, Code::FailedPrecondition, &words);
+    for options in [selinux("", "s0:c1;c2"), selinux("a b", "s0")] {
+        assert_refused(pod.create(&with(options)).await, Code::InvalidArgument, &["selinux_options"]);
+    }
+    let of_pod = PodSpec::new("no-pod").security(|security| security.selinux_options = selinux("", "s0"));
+    assert_refused(daemon.run_pod(&of_pod).await, Code::FailedPrecondition, &words);
+    // Who is not confined anyway asks for nothing.
+    pod.create(&with(selinux("", "s0")).privileged()).await?;
+    Ok(())
+}
