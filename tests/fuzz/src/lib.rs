@@ -15,7 +15,9 @@ mod protocol;
 // The daemon's own, by symbolic links: the daemon is a program, and this part of it names no other.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 mod request;
+mod seccomp;
 
 pub use cri::request;
 pub use layer::layer;
 pub use protocol::protocol;
+pub use seccomp::seccomp;

@@ -15,8 +15,12 @@ const CASES: u32 = 64;
 const BYTES_MAX: usize = 1024;
 
 type Target = fn(&[u8]);
-const TARGETS: [(&str, Target); 3] =
-    [("layer", podbox_fuzz::layer), ("protocol", podbox_fuzz::protocol), ("request", podbox_fuzz::request)];
+const TARGETS: [(&str, Target); 4] = [
+    ("layer", podbox_fuzz::layer),
+    ("protocol", podbox_fuzz::protocol),
+    ("request", podbox_fuzz::request),
+    ("seccomp", podbox_fuzz::seccomp),
+];
 
 /// The threads, started with the first that is asked for; each is waited for once.
 static RUNNING: LazyLock<Mutex<BTreeMap<&str, JoinHandle<()>>>> = LazyLock::new(|| {
@@ -56,6 +60,11 @@ fn layers_are_unpacked_or_refused_and_stay_where_they_belong() {
 #[test]
 fn requests_are_possible_values_or_errors() {
     finds_nothing("request");
+}
+
+#[test]
+fn seccomp_profiles_are_filters_or_errors() {
+    finds_nothing("seccomp");
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(super) const CRATE_EDGES: &[(&str, &[&str])] = &[
         &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-seccomp", "podbox-stream", "podbox-sys"],
     ),
     ("podbox-tests", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys"]),
-    ("podbox-fuzz", &["podbox-cgroup", "podbox-image", "podbox-plan", "podbox-proto"]),
+    ("podbox-fuzz", &["podbox-cgroup", "podbox-image", "podbox-plan", "podbox-proto", "podbox-seccomp"]),
     ("xtask", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-sys", "podbox-tests"]),
 ];
 
