@@ -70,6 +70,15 @@ fn without_mode(text: &str) -> &str {
 mod tests {
     use super::*;
 
+    /// This very process runs as something else, or as nothing that the kernel would tell.
+    #[test]
+    fn another_label_is_told_and_nobody_is_waited_for_for_ever() {
+        let expected = ExpectedLabel { module: SecurityModule::AppArmor, label: "podbox-test-nobody".to_owned() };
+        let failure = expected.verify(rustix::process::getpid()).expect_err("another label");
+        assert_eq!(failure.errno, DENIED);
+        assert_eq!(failure.step, "ask for the AppArmor profile \"podbox-test-nobody\"");
+    }
+
     #[test]
     fn a_profiles_mode_is_not_its_name() {
         for (text, name) in [

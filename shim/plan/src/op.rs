@@ -67,6 +67,9 @@ pub struct Overlay {
     pub upper: PathBuf,
     /// overlayfs's work directory, on the file system of `upper`.
     pub work: PathBuf,
+    /// The SELinux context of every file in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
 }
 
 /// An image that a container sees as a volume: its layers and nothing above them.
@@ -82,6 +85,9 @@ pub struct ImageLayers {
     pub at: PathBuf,
     /// Attributes of the mount.
     pub attributes: MountAttributes,
+    /// The SELinux context of every file in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
 }
 
 /// A fresh file system.

@@ -59,6 +59,27 @@ impl ProcessConfinement {
         let selinux = self.selinux.iter().map(|context| label(SecurityModule::Selinux, context));
         let filter = self.seccomp.iter().map(|filter| Op::ReadSeccompFilter { path: filter.file.clone() });
         ops.splice(0..0, apparmor.chain(selinux).chain(filter));
+        if let Some(label) = self.file_label() {
+            ops.iter_mut().for_each(|op| label_files(op, &label));
+        }
+    }
+
+    /// What files are to be for a process of this SELinux context: a container's, of its level.
+    fn file_label(&self) -> Option<String> {
+        let level = self.selinux.as_ref()?.splitn(4, ':').nth(3)?;
+        Some(format!("system_u:object_r:container_file_t:{level}"))
+    }
+}
+
+/// Every file of a mount that is the process's alone. Volumes are labelled as the host has them.
+fn label_files(op: &mut Op, label: &str) {
+    match op {
+        Op::OverlayRoot { overlay, .. } => overlay.context = Some(label.to_owned()),
+        Op::OpenImage(layers) => layers.context = Some(label.to_owned()),
+        Op::Mount { fs, .. } if matches!(fs.kind.as_str(), "tmpfs" | "mqueue" | "devpts") => {
+            fs.options.push(("context".to_owned(), Some(label.to_owned())));
+        }
+        _ => {}
     }
 }
 
@@ -103,6 +124,21 @@ mod tests {
         let all = ProcessConfinement { seccomp: Some(filter), apparmor: Some("p".to_owned()), selinux: None };
         all.apply(&mut ops);
         ops.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn files_have_the_level_of_their_process() {
+        let of = |kind: &str| Op::Mount {
+            target: "/x".into(),
+            fs: podbox_plan::FileSystem { kind: kind.to_owned(), options: vec![], attributes: podbox_plan::MountAttributes::default() },
+        };
+        let mut ops = vec![of("tmpfs"), of("proc")];
+        let confinement =
+            ProcessConfinement { selinux: Some("system_u:system_r:container_t:s0:c1,c2".to_owned()), ..ProcessConfinement::default() };
+        confinement.apply(&mut ops);
+        let contexts: Vec<_> = ops.iter().map(|op| if let Op::Mount { fs, .. } = op { fs.options.clone() } else { vec![] }).collect();
+        let label = "system_u:object_r:container_file_t:s0:c1,c2".to_owned();
+        assert_eq!(contexts, [vec![], vec![("context".to_owned(), Some(label))], vec![]]);
     }
 
     #[test]

@@ -182,6 +182,7 @@ fn mount_ops(mounts: &[Mount], inputs: &LaunchInputs<'_>, given: &[DeviceNode]) 
                 sub_path: volume.sub_path.clone(),
                 at: inputs.root_at.clone(),
                 attributes: options.attributes,
+                context: None,
             })),
             None if source == pod_shm => ops.opened.push(Op::OpenFromPause { slot, path: PathBuf::from(super::sandbox::POD_SHM) }),
             None => ops.opened.push(Op::OpenBind(BindSource {

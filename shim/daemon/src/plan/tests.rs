@@ -100,7 +100,7 @@ fn planned(sandbox: &SandboxConfig, config: &ContainerConfig, pid: PidNamespace)
         sandbox,
         pause_pid: 4242,
         cgroup: cgroup(),
-        overlay: Overlay { lower: vec!["/l/2/fs".into(), "/l/1/fs".into()], upper: "/c/fs".into(), work: "/c/work".into() },
+        overlay: Overlay { lower: vec!["/l/2/fs".into(), "/l/1/fs".into()], upper: "/c/fs".into(), work: "/c/work".into(), context: None },
         root_at: layout.container(&id, &container),
         exit_record: layout.container_exit(&id, &container),
     })

@@ -188,7 +188,7 @@ pub(super) async fn launch_container(
         sandbox: &sandbox.config,
         pause_pid: sandbox.pause.as_ref().map_or(0, |pause| pause.pid),
         cgroup: cgroup_entry(&node.hierarchies, &record.cgroup)?,
-        overlay: Overlay { lower: image.lower_dirs.clone(), upper: image.upper_dir.clone(), work: image.work_dir.clone() },
+        overlay: Overlay { lower: image.lower_dirs.clone(), upper: image.upper_dir.clone(), work: image.work_dir.clone(), context: None },
         root_at: node.layout.container(&record.sandbox_id, &record.id),
         exit_record: node.layout.container_exit(&record.sandbox_id, &record.id),
     })?;

@@ -22,6 +22,8 @@ struct Layers<'a> {
     lower: &'a [PathBuf],
     /// The layer that is written to, and overlayfs's work directory.
     writable: Option<(&'a Path, &'a Path)>,
+    /// SELinux's, of all files.
+    context: Option<&'a str>,
 }
 
 /// An overlay mounted over `at`. `volatile`: at the container's end nobody waits until its files are on the disk.
@@ -31,13 +33,15 @@ pub fn root(overlay: &Overlay, at: &Path, attributes: &MountAttributes) -> Resul
         let path = overlay.work.join(mark);
         let _ = rustix::fs::unlink(&path).or_else(|_| rustix::fs::rmdir(&path));
     }
-    mount(&Layers { lower: &overlay.lower, writable: Some((&overlay.upper, &overlay.work)) }, at, attributes)
+    let writable = Some((overlay.upper.as_path(), overlay.work.as_path()));
+    mount(&Layers { lower: &overlay.lower, writable, context: overlay.context.as_deref() }, at, attributes)
 }
 
 /// The layers of an image, or one directory of them, as a detached mount.
 pub fn image(image: &ImageLayers) -> Result<OwnedFd, OpError> {
     // Before Linux 6.15 only what is attached can be copied.
-    let whole = mount(&Layers { lower: &image.lower, writable: None }, &image.at, &image.attributes)?;
+    let layers = Layers { lower: &image.lower, writable: None, context: image.context.as_deref() };
+    let whole = mount(&layers, &image.at, &image.attributes)?;
     let copied = match &image.sub_path {
         None => copy_of(&whole, false),
         Some(path) => directory_of(&whole, path).and_then(|directory| copy_of(directory, false)),
@@ -88,6 +92,7 @@ fn mount_new(layers: &Layers<'_>, parent: &Path, attributes: &MountAttributes) -
     if let Some((upper, work)) = &writable {
         options.extend([("upperdir", Some(upper.as_slice())), ("workdir", Some(work.as_slice())), ("volatile", None)]);
     }
+    options.extend(layers.context.map(|context| ("context", Some(context.as_bytes()))));
     new_file_system("overlay", &options, attributes)
 }
 
@@ -101,6 +106,10 @@ fn mount_old(layers: &Layers<'_>, parent: &Path, at: &Path, attributes: &MountAt
             data.extend_from_slice(key.as_bytes());
             data.extend_from_slice(&escaped(below(path, parent), b"\\,"));
         }
+    }
+    if let Some(context) = layers.context {
+        // A level has commas.
+        data.extend_from_slice(format!(",context=\"{context}\"").as_bytes());
     }
     let data = CString::new(data).map_err(|_| OpError::NulByte)?;
     rustix::mount::mount("overlay", at, "overlay", mount_flags(attributes), data.as_c_str())?;
@@ -152,7 +161,7 @@ mod tests {
     fn layers_are_named_from_their_common_parent() {
         let parent_of = |lower: &[&str], upper: &str, work: &str| {
             let lower: Vec<PathBuf> = lower.iter().map(PathBuf::from).collect();
-            common_parent(&Layers { lower: &lower, writable: Some((Path::new(upper), Path::new(work))) })
+            common_parent(&Layers { lower: &lower, writable: Some((Path::new(upper), Path::new(work))), context: None })
         };
         let nested = parent_of(&["/var/lib/p/layers/a", "/var/lib/p/layers/b"], "/var/lib/p/c/1/upper", "/var/lib/p/c/1/work");
         assert_eq!(nested, Path::new("/var/lib/p"));
@@ -191,8 +200,8 @@ mod tests {
         std::fs::write(directory.path().join("a:b,c/etc/first"), "").expect("write");
         std::fs::write(directory.path().join("second/etc/second"), "").expect("write");
         let path = |name: &str| directory.path().join(name);
-        let overlay = Overlay { lower: vec![path("a:b,c"), path("second")], upper: path("upper"), work: path("work") };
-        let layers = Layers { lower: &overlay.lower, writable: Some((&overlay.upper, &overlay.work)) };
+        let overlay = Overlay { lower: vec![path("a:b,c"), path("second")], upper: path("upper"), work: path("work"), context: None };
+        let layers = Layers { lower: &overlay.lower, writable: Some((&overlay.upper, &overlay.work)), context: None };
         let attributes = MountAttributes { no_suid: true, ..MountAttributes::default() };
         // The thread has a working directory of its own since it left the host's mounts.
         rustix::process::chdir(directory.path()).expect("chdir");

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod confinement;
 mod exec;
 mod exits;
 mod logs;

@@ -41,7 +41,7 @@ impl Image {
         for name in ["upper", "work", "root"] {
             std::fs::create_dir_all(state.join(name)).expect("mkdir");
         }
-        let overlay = Overlay { lower: vec![self.lower.clone()], upper: state.join("upper"), work: state.join("work") };
+        let overlay = Overlay { lower: vec![self.lower.clone()], upper: state.join("upper"), work: state.join("work"), context: None };
         ContainerPlan {
             process: ProcessRef::Container(ContainerId::from_random([number; 32])),
             overlay,
