@@ -66,6 +66,12 @@ impl PodSpec {
         self.namespaces(|options| options.set_ipc(mode))
     }
 
+    /// With users of its own, or the node's; `None` says nothing of them.
+    #[must_use]
+    pub fn users(self, users: Option<v1::UserNamespace>) -> Self {
+        self.namespaces(|options| options.userns_options = users)
+    }
+
     /// With a label.
     #[must_use]
     pub fn label(self, key: &str, value: &str) -> Self {
@@ -166,6 +172,12 @@ impl ContainerSpec {
         self.security(|security| security.namespace_options.get_or_insert_default().set_pid(mode))
     }
 
+    /// With users, which must be the pod's; `None` says nothing of them.
+    #[must_use]
+    pub fn users(self, users: Option<v1::UserNamespace>) -> Self {
+        self.security(|security| security.namespace_options.get_or_insert_default().userns_options = users)
+    }
+
     /// With another image.
     #[must_use]
     pub fn image(self, name: &str) -> Self {
@@ -204,6 +216,16 @@ impl ContainerSpec {
     pub fn privileged(self) -> Self {
         self.security(|security| security.privileged = true)
     }
+}
+
+/// What 0 of a pod with users of its own is for the node.
+pub const FIRST_HOST_ID: u32 = 100_000;
+
+/// Users of a pod's own, as the kubelet asks for them.
+#[must_use]
+pub fn own_users() -> v1::UserNamespace {
+    let mapping = v1::IdMapping { host_id: FIRST_HOST_ID, container_id: 0, length: 65536 };
+    v1::UserNamespace { mode: NamespaceMode::Pod.into(), uids: vec![mapping], gids: vec![mapping] }
 }
 
 /// Words of a command.

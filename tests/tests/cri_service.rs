@@ -29,7 +29,11 @@ async fn version_and_status_say_what_the_kubelet_asks_for() -> Result<()> {
     let info: Value = serde_json::from_str(answer.info.get("info").context("no info")?)?;
     assert_eq!(info["config"]["state_dir"], daemon.state_dir().to_string_lossy().into_owned());
     let features = answer.runtime_handlers.first().and_then(|handler| handler.features).unwrap_or_default();
-    assert!(features.recursive_read_only_mounts && !features.user_namespaces, "no more is said than is served: {features:?}");
+    assert!(features.recursive_read_only_mounts, "{features:?}");
+    // What the kernel has of it is told in the verbose answer as well.
+    assert_eq!(features.user_namespaces, info["facts"]["no_user_namespaces"].is_null(), "{info}");
+    assert_eq!(features.user_namespaces, !info["limits"].to_string().contains("userns_options"), "{info}");
+    assert_eq!(answer.features.unwrap_or_default().user_namespaces_host_network, features.user_namespaces);
     let brief = daemon.runtime().status(v1::StatusRequest { verbose: false }).await?.into_inner();
     assert!(brief.info.is_empty());
     Ok(())

@@ -10,31 +10,16 @@ fn profile(kind: ProfileType) -> Option<v1::SecurityProfile> {
     Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: "/profile".to_owned() })
 }
 
-fn user_namespace(options: &mut Option<v1::NamespaceOption>) {
-    let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
-    let user = v1::UserNamespace { mode: v1::NamespaceMode::Pod.into(), uids: vec![mapping], gids: vec![mapping] };
-    options.get_or_insert_default().userns_options = Some(user);
-}
-
 fn pods() -> Vec<(&'static str, PodSpec)> {
     let pod = || PodSpec::new("refused");
     let port = v1::PortMapping { container_port: 80, host_port: 8080, ..Default::default() };
-    vec![
-        ("userns_options", pod().security(|security| user_namespace(&mut security.namespace_options))),
-        ("port_mappings", pod().with(|config| config.port_mappings = vec![port])),
-    ]
+    vec![("port_mappings", pod().with(|config| config.port_mappings = vec![port]))]
 }
 
 fn containers() -> Vec<(&'static str, ContainerSpec)> {
     let container = || ContainerSpec::sleeper("refused");
     let cdi = v1::CdiDevice { name: "vendor.com/class=name".to_owned() };
-    let tmp = std::path::Path::new("/tmp");
-    let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 1 };
-    vec![
-        ("userns_options", container().security(|security| user_namespace(&mut security.namespace_options))),
-        ("cdi_devices", container().with(|config| config.cdi_devices = vec![cdi])),
-        ("uid_mappings", container().mount_with(tmp, "/x", |mount| mount.uid_mappings = vec![mapping])),
-    ]
+    vec![("cdi_devices", container().with(|config| config.cdi_devices = vec![cdi]))]
 }
 
 #[tokio::test]
@@ -94,11 +79,13 @@ async fn a_namespace_that_contradicts_the_pods_is_refused_by_name() -> Result<()
 async fn an_error_of_a_making_says_whose_request_it_was() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("there")).await?;
-    let unhonoured = PodSpec::new("culprit").security(|security| user_namespace(&mut security.namespace_options));
-    assert_refused(daemon.run_pod(&unhonoured).await, Code::Unimplemented, &["sandbox default/culprit", "userns_options"]);
-    let unhonoured = ContainerSpec::sleeper("culprit").security(|security| user_namespace(&mut security.namespace_options));
+    let port = v1::PortMapping { container_port: 80, host_port: 8080, ..Default::default() };
+    let unhonoured = PodSpec::new("culprit").with(|config| config.port_mappings = vec![port]);
+    assert_refused(daemon.run_pod(&unhonoured).await, Code::Unimplemented, &["sandbox default/culprit", "port_mappings"]);
+    let cdi = v1::CdiDevice { name: "vendor.com/class=name".to_owned() };
+    let unhonoured = ContainerSpec::sleeper("culprit").with(|config| config.cdi_devices = vec![cdi]);
     let of_pod = format!("container culprit of sandbox {}", pod.id);
-    assert_refused(pod.create(&unhonoured).await, Code::Unimplemented, &[&of_pod, "userns_options"]);
+    assert_refused(pod.create(&unhonoured).await, Code::Unimplemented, &[&of_pod, "cdi_devices"]);
     assert_refused(pod.create(&ContainerSpec::sleeper("culprit").image("absent")).await, Code::NotFound, &[&of_pod, "absent"]);
     Ok(())
 }

@@ -22,6 +22,7 @@ mod open_files;
 mod programs;
 mod systemd;
 mod usage;
+mod user_namespace;
 
 pub use apparmor::AppArmorError;
 pub use cgroups::{
@@ -44,6 +45,7 @@ pub use open_files::raise_open_files;
 pub use programs::Programs;
 pub use systemd::choose_driver;
 pub use usage::{ContainerDetails, DiskSpace, disk_space, read_details};
+pub use user_namespace::why_no_user_namespaces;
 
 use crate::config::Config;
 use crate::metrics::Metrics;

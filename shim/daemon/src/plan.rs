@@ -18,6 +18,7 @@ mod pause_spec;
 mod process;
 mod sandbox;
 mod spec;
+mod user_namespace;
 
 pub use capability::CapabilityError;
 pub use confinement::{ProcessConfinement, SeccompFilter, capability_names};
@@ -31,6 +32,7 @@ pub use pause_spec::pause_spec;
 pub use process::{ImageDefaults, PodUser};
 pub use sandbox::{PodFiles, PodParent, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
 pub use spec::{set_spec_resources, spec_json};
+pub use user_namespace::{check_users_of_pod, is_for_everybody};
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +58,40 @@ pub enum PlanError {
     NotThePodsNamespace {
         /// "network", "ipc" or "pid".
         field: &'static str,
+    },
+    /// Users of its own for a pod, where that cannot be.
+    #[error("config.linux.security_context.namespace_options.userns_options: this node can give no pod users of its own: {reason}")]
+    NoUserNamespaces {
+        /// What it lacks.
+        reason: String,
+    },
+    /// A container that says otherwise of its users than its pod.
+    #[error("config.linux.security_context.namespace_options.userns_options: it is not the pod's")]
+    NotThePodsUsers,
+    /// A mount that says otherwise.
+    #[error("config.mounts.uid_mappings and gid_mappings of {}: they are not the pod's userns_options", path.display())]
+    NotThePodsMappings {
+        /// Where the mount is in the container.
+        path: PathBuf,
+    },
+    /// A mount by which a pod with users of its own would mount for the node.
+    #[error(
+        "config.mounts.propagation of {}: what a pod with users of its own mounts is not for the node: PRIVATE or HOST_TO_CONTAINER is due",
+        path.display()
+    )]
+    MountsForTheNode {
+        /// Where the mount is in the container.
+        path: PathBuf,
+    },
+    /// Somebody whom the pod's user namespace does not have.
+    #[error("the container's {what} {id} is not mapped: userns_options has ids up to {}", length.saturating_sub(1))]
+    NotMapped {
+        /// "user" or "group".
+        what: &'static str,
+        /// Who.
+        id: u32,
+        /// How many there are.
+        length: u32,
     },
     /// A volume for SELinux, on a host that has it.
     #[error("the volume at {} is to be relabelled for SELinux, which podbox does not do yet", path.display())]

@@ -16,6 +16,7 @@ mod sandbox;
 mod security;
 mod signal;
 mod subject;
+mod user_namespace;
 
 pub use common::Labels;
 pub use confinement::{AppArmorProfile, Confinement, SeccompProfile, SelinuxContext};
@@ -29,6 +30,7 @@ pub use sandbox::{Dns, IpcMode, NetworkMode, SandboxConfig, SandboxMetadata, San
 pub use security::{Capabilities, GroupsPolicy, PathLists, PidMode, SecurityContext, UserRequest};
 pub use signal::{KILL, signal_number};
 pub use subject::Subject;
+pub use user_namespace::UserMode;
 
 use std::borrow::Cow;
 

@@ -8,7 +8,10 @@ mod socket;
 use crate::chain::Chain;
 use crate::config::Config;
 use crate::cri::{Cri, LogCalls};
-use crate::effects::{CaptureRoom, Confining, Layers, Meters, Network, Node, Programs, choose_driver, discover_facts, raise_open_files};
+use crate::effects::{
+    CaptureRoom, Confining, Layers, Meters, Network, Node, Programs, choose_driver, discover_facts, raise_open_files,
+    why_no_user_namespaces,
+};
 use crate::metrics::{Metrics, MetricsServer, Population};
 use crate::plan::{Layout, PodParent};
 use crate::pod::Pods;
@@ -58,8 +61,10 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let open_files = raise_open_files().context("raise the limit of open files")?;
     let _locks = take_directories(&config)?;
     let _claim = claim_bridge(&config)?;
+    // Before there are threads.
+    let no_user_namespaces = why_no_user_namespaces(config.root_dir.as_ref());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let outcome = runtime.block_on(run(config, open_files));
+    let outcome = runtime.block_on(run(config, open_files, no_user_namespaces));
     // Threads that wait for the kernel are not waited for.
     runtime.shutdown_background();
     outcome
@@ -114,11 +119,11 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(directory, Permissions::from_mode(0o700))
 }
 
-async fn run(config: Config, open_files: Rlimit) -> anyhow::Result<()> {
+async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<String>) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let socket = config.socket.clone();
-    let node = Arc::new(discover(config, open_files).await?);
+    let node = Arc::new(discover(config, open_files, no_user_namespaces).await?);
     let confining = node.confining.clone();
     // Nobody waits for it: who needs the profile before it is there sees to it again.
     tokio::task::spawn_blocking(move || confining.prepare());
@@ -179,7 +184,7 @@ fn population(store: &Store) -> Population {
     population
 }
 
-async fn discover(config: Config, open_files: Rlimit) -> anyhow::Result<Node> {
+async fn discover(config: Config, open_files: Rlimit, no_user_namespaces: Option<String>) -> anyhow::Result<Node> {
     let hierarchies = Hierarchies::discover().context("find the cgroup hierarchies")?;
     let driver = choose_driver(config.cgroup.driver, &hierarchies).await;
     let driver = driver.map_err(|error| config.refused("cgroup.driver", &Chain(&error).to_string()))?;
@@ -193,7 +198,7 @@ async fn discover(config: Config, open_files: Rlimit) -> anyhow::Result<Node> {
     let images = Arc::new(images);
     let puller = Puller::new(images.clone(), config.image.pull_options());
     let pinned = pinned_images(&config)?;
-    let facts = discover_facts(&hierarchies, driver).context("find out about the node")?;
+    let facts = discover_facts(&hierarchies, driver, no_user_namespaces).context("find out about the node")?;
     let confining = Arc::new(Confining::new(&facts.kernel, facts.seccomp, facts.apparmor, facts.selinux));
     Ok(Node {
         facts,

@@ -8,6 +8,8 @@ pub const ABOUT_TO_EXECUTE: u8 = b'!';
 
 /// What it says before it takes a seccomp filter on, under which it may not come as far as saying anything else.
 pub const UNDER_FILTER: u8 = b'~';
+/// What a newborn's last words begin with that goes on as another process of the monitor's: its number and a line feed follow.
+pub const GOES_ON_AS: u8 = b'>';
 
 /// The child's ends of its streams, as [`Op::ConnectStdio`](podbox_plan::Op::ConnectStdio) connects them.
 pub enum ChildStreams {

@@ -3,6 +3,8 @@
 //! It is a copy of the monitor with one thread, holding copies of the monitor's descriptors, all of them close-on-exec. It never
 //! returns into the monitor's code: it becomes its program, or tells through the status pipe which step failed and ends.
 //!
+//! One that enters a user namespace and begins a PID namespace there is two processes, one after the other: see [`user_namespace`].
+//!
 //! The host's file system is in sight until `PivotRoot`; from there on nothing of the host is looked up, and no file of the
 //! container's `/proc` is written.
 
@@ -19,6 +21,7 @@ mod overlay;
 mod root;
 mod streams;
 mod target;
+mod user_namespace;
 mod workdir;
 
 pub use error::errno_text;
@@ -34,6 +37,7 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// What a newborn is made from.
 pub struct Birth<'a> {
@@ -45,8 +49,8 @@ pub struct Birth<'a> {
     pub streams: ChildStreams,
     /// Those of the launch message.
     pub descriptors: Vec<OwnedFd>,
-    /// Where it says how it goes.
-    pub status: OwnedFd,
+    /// Where it says how it goes; `None` once another process does in its stead.
+    pub status: Option<OwnedFd>,
     /// Processes whose namespaces can be joined.
     pub running: &'a [Running],
     /// The `oom_score_adj` to start with, if the monitor's is not it.
@@ -60,6 +64,8 @@ struct Newborn<'a> {
     mounts: BTreeMap<Slot, OwnedFd>,
     /// The root of the container's file system, once there is one.
     root: Option<OwnedFd>,
+    /// The user namespace that it is to enter, or has entered.
+    user_namespace: Option<user_namespace::Opened>,
     /// The mount that hides directories, once there is one.
     empty_directory: Option<OwnedFd>,
     /// The seccomp filter that waits to be loaded.
@@ -70,8 +76,15 @@ struct Newborn<'a> {
 
 /// Carries out the plan. Only the child of a `clone3` comes here, and it does not come back.
 pub fn be_born(birth: Birth<'_>) -> ! {
-    let mut newborn =
-        Newborn { birth, mounts: BTreeMap::new(), root: None, empty_directory: None, filter: None, descriptors_are_marked: false };
+    let mut newborn = Newborn {
+        birth,
+        mounts: BTreeMap::new(),
+        root: None,
+        user_namespace: None,
+        empty_directory: None,
+        filter: None,
+        descriptors_are_marked: false,
+    };
     let failure = newborn.live();
     newborn.report(&failure);
     std::process::exit(1)
@@ -105,7 +118,7 @@ impl<'a> Newborn<'a> {
             let step = format!("join the cgroup {}", directory.display());
             namespaces::join_cgroup(directory).map_err(|errno| failed(&step, &errno.into()))?;
         }
-        Ok(())
+        self.open_user_namespace().map_err(|error| failed(&"open the user namespace", &error))
     }
 
     fn carry_out(&mut self, op: &Op) -> Result<(), OpError> {
@@ -121,14 +134,30 @@ impl<'a> Newborn<'a> {
                 self.filter = Some(confinement::read_filter(path)?);
                 Ok(())
             }
-            Op::OpenBind(source) => self.keep_mount(source.slot, mount::open_bind(source)?),
+            Op::OpenBind(source) => self.keep_mount(source.slot, mount::open_bind(source, self.users())?),
             Op::OpenFromPause { slot, path } => {
                 let mount = mount::open_in(self.pidfd(&ProcessRef::Pause)?, path)?;
                 self.keep_mount(*slot, mount)
             }
             Op::LeaveHostMounts => mount::leave_host_mounts(),
-            Op::OpenImage(layers) => self.keep_mount(layers.slot, overlay::image(layers)?),
+            Op::OpenImage(layers) => self.keep_mount(layers.slot, overlay::image(layers, self.users())?),
             Op::OverlayRoot { overlay, at, attributes } => self.set_root(overlay::root(overlay, at, attributes)?),
+            Op::OpenOverlay { slot, overlay, at, attributes } => {
+                let users = self.users().ok_or(OpError::NoUserNamespace)?;
+                self.keep_mount(*slot, overlay::id_mapped_root(overlay, at, attributes, users)?)
+            }
+            Op::OpenFileSystem { slot, fs } => self.keep_mount(*slot, mount::open_fresh(fs)?),
+            Op::OpenDevices { at, devices } => {
+                dev::make_apart(at, devices)?.into_iter().try_for_each(|(slot, mount)| self.keep_mount(slot, mount))
+            }
+            Op::EnterUserNamespace { mount, net, ipc, uts, cgroup } => {
+                self.enter_user_namespace(namespaces::kinds(*mount, *net, *ipc, *uts, *cgroup))
+            }
+            Op::AttachRoot { slot } => {
+                let root = self.mounts.remove(slot).ok_or(OpError::EmptySlot(*slot))?;
+                root::attach(&root, Path::new("/"))?;
+                self.set_root(root)
+            }
             Op::KeepVolume { target, root_is_read_only } => mount::keep_volume(self.new_root()?, target, *root_is_read_only),
             Op::EmptyRoot { at } => self.set_root(root::empty(at)?),
             Op::Mount { target, fs } => mount::mount_fresh(self.new_root()?, target, fs),
@@ -192,8 +221,13 @@ impl<'a> Newborn<'a> {
     fn report(&self, failure: &LaunchFailure) {
         // A monitor that is gone hears nothing, and the end of this process is all that is left to do.
         if let Ok(text) = serde_json::to_vec(failure) {
-            let _ = rustix::io::write(&self.birth.status, &text);
+            let _ = self.say(&text);
         }
+    }
+
+    /// Says something over the status pipe, which has room for all that is ever said.
+    fn say(&self, words: &[u8]) -> Result<(), Errno> {
+        self.birth.status.as_ref().map_or(Err(Errno::PIPE), |status| rustix::io::write(status, words).map(drop))
     }
 }
 

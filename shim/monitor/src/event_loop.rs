@@ -7,7 +7,7 @@ use crate::output::{Output, Scratch};
 use crate::poll::{Poll, Token, Watched};
 use crate::process::Running;
 use crate::startup::Prepared;
-use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use podbox_plan::ProcessRef;
 use podbox_plan::wire::{Event, MonitorMessage, Reply, ReplyBody};
 use rustix::fs::{Mode, OFlags};
@@ -158,13 +158,11 @@ impl Monitor {
     fn reap(&mut self) {
         // What it says does not matter: one signal may stand for many, and all are asked after.
         let _ = rustix::io::read(&self.signals, &mut [0; SIGNAL_BYTES]);
-        // A child that a tracer holds cannot be reaped yet; its signal comes again.
-        while let Some(pid) = ended_child() {
-            // Its label can be seen as long as it is not reaped.
-            if let Some(at) = self.pending.iter().position(|pending| pending.pid == pid) {
-                self.advance(at);
-            }
-            let Ok(Some((pid, status))) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) else { return };
+        while let Some(ended) = next_ended() {
+            // As long as it is not reaped, its number is its own and its label can be seen.
+            self.hear_of(ended);
+            // A child that a tracer holds cannot be reaped yet; its signal comes again.
+            let Ok(Some((pid, status))) = rustix::process::waitpid(Some(ended), WaitOptions::NOHANG) else { break };
             self.reaped(pid, status);
         }
     }
@@ -174,6 +172,11 @@ impl Monitor {
         if let Some(at) = self.pending.iter().position(|pending| pending.pid == pid) {
             let mut pending = self.pending.swap_remove(at);
             let executed = pending.read_status() == Progress::Executed;
+            if pending.pid != pid {
+                // It goes on as another process.
+                self.pending.push(pending);
+                return;
+            }
             match pending.asker {
                 Some(_) if executed => self.launched(pending),
                 asker => {
@@ -198,6 +201,24 @@ impl Monitor {
                 let until = Instant::now() + HELD_OUTPUT_TIME;
                 self.held.push(HeldOutput { output: running.output, until, bytes_left: HELD_OUTPUT_BYTES_MAX });
             }
+        }
+    }
+
+    /// A process that nobody knows may be one that a newborn goes on as, and has said so.
+    fn hear_of(&mut self, pid: Pid) {
+        if let Some(at) = self.pending.iter().position(|pending| pending.pid == pid) {
+            self.advance(at);
+            return;
+        }
+        let is_known = self.running.iter().any(|running| running.pid == pid);
+        let mut at = if is_known { self.pending.len() } else { 0 };
+        while at < self.pending.len() {
+            let before = self.pending.len();
+            if self.pending[at].may_go_on() {
+                self.advance(at);
+            }
+            // One that has come to something is not there any more.
+            at += usize::from(self.pending.len() == before);
         }
     }
 
@@ -248,11 +269,10 @@ impl Monitor {
     }
 }
 
-/// A child that can be reaped and is not.
-fn ended_child() -> Option<Pid> {
-    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    let status = nix::sys::wait::waitid(nix::sys::wait::Id::All, peek).ok()?;
-    Pid::from_raw(status.pid()?.as_raw())
+/// A child that has ended and is to be reaped.
+fn next_ended() -> Option<Pid> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    Pid::from_raw(waitid(Id::All, flags).ok()?.pid()?.as_raw())
 }
 
 /// The network namespace of a process that is not reaped.

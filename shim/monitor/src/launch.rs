@@ -5,12 +5,14 @@
 //!                        └──────[status pipe: a failure, or its end without a mark]──► Failed, once reaped
 //! ```
 //!
+//! One that enters a user namespace may go on as another process: the pending newborn is that one from then on.
+//!
 //! The child carries the mark out right before `execve(2)`, which closes the pipe. Nothing here waits for the child: one that hangs in
 //! a mount stays pending while everything else goes on, until it is killed.
 
 mod streams;
 
-use crate::birth::{ABOUT_TO_EXECUTE, UNDER_FILTER};
+use crate::birth::{ABOUT_TO_EXECUTE, GOES_ON_AS, UNDER_FILTER};
 use crate::child::{self, Birth};
 use crate::clock;
 use crate::exec_cgroup::ExecCgroup;
@@ -20,12 +22,12 @@ use crate::output::Output;
 use crate::poll::{Poll, Watched};
 use crate::process::{AtEnd, Running};
 use podbox_plan::wire::LaunchFailure;
-use podbox_plan::{LaunchPlan, PidNamespace, ProcessRef, Stdio};
+use podbox_plan::{LaunchPlan, PidNamespace, ProcessRef, Stdio, UserNamespace};
 use podbox_sys::{CloneArguments, CloneFlags, Cloned, clone3, send_signal};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitStatus, pidfd_open, waitid};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -61,6 +63,8 @@ pub struct Pending {
     status: Option<Watched>,
     said: Vec<u8>,
     terminal: Option<OwnedFd>,
+    /// It is to end, whichever process it is by then.
+    is_killed: bool,
 }
 
 /// What the status pipe tells so far.
@@ -108,7 +112,7 @@ impl Launcher<'_> {
             cgroup: &cgroup,
             streams: for_child,
             descriptors,
-            status: childs_status,
+            status: Some(childs_status),
             running: self.running,
             oom_score_adj: self.inherited_oom_score_adj,
         };
@@ -135,6 +139,7 @@ impl Launcher<'_> {
             status: Some(status),
             said: Vec::new(),
             terminal,
+            is_killed: false,
         })
     }
 
@@ -147,7 +152,7 @@ impl Launcher<'_> {
             .map(|path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
             .transpose()
             .map_err(at("open the cgroup"))?;
-        let arguments = CloneArguments { flags: clone_flags(plan), cgroup: cgroup.as_ref().map(AsFd::as_fd) };
+        let arguments = CloneArguments { flags: clone_flags(plan), cgroup: cgroup.as_ref().map(AsFd::as_fd), sibling: false };
         if let PidNamespace::Of(owner) = &plan.pid {
             let failed = |errno| failure(format!("enter the PID namespace of {owner}"), errno);
             let owner = self.running.iter().find(|running| running.process == *owner).ok_or_else(|| failed(Errno::SRCH))?;
@@ -182,6 +187,7 @@ impl Pending {
                 Err(Errno::AGAIN | Errno::INTR) => return Progress::Open,
                 Ok(_) | Err(_) => self.status = None,
             }
+            self.follow();
         }
         if self.words() == [ABOUT_TO_EXECUTE] { Progress::Executed } else { Progress::Failed }
     }
@@ -207,8 +213,32 @@ impl Pending {
         self.said.strip_prefix(&[UNDER_FILTER]).unwrap_or(&self.said)
     }
 
+    /// Whether it may yet go on as a process that it has not told of.
+    pub fn may_go_on(&self) -> bool {
+        self.status.is_some()
+    }
+
+    /// The newborn goes on as another process, which waits until it has said so ([`GOES_ON_AS`]), and ends itself.
+    fn follow(&mut self) {
+        let Some(words) = self.said.strip_prefix(&[GOES_ON_AS]) else { return };
+        let Some(length) = words.iter().position(|byte| *byte == b'\n') else { return };
+        let number = std::str::from_utf8(&words[..length]).ok().and_then(|digits| digits.parse().ok());
+        self.said.drain(..length + 2);
+        let Some(pid) = number.and_then(Pid::from_raw) else { return };
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+        // A number is its own until it is reaped, and one that is no child of ours is not meant.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if waitid(WaitId::PidFd(pidfd.as_fd()), options).is_ok() {
+            (self.pid, self.pidfd) = (pid, pidfd);
+            if self.is_killed {
+                self.kill();
+            }
+        }
+    }
+
     /// Ends the newborn.
-    pub fn kill(&self) {
+    pub fn kill(&mut self) {
+        self.is_killed = true;
         // One that has ended is only waiting to be reaped.
         let _ = send_signal(&self.pidfd, SIGKILL);
     }
@@ -252,6 +282,16 @@ impl Pending {
 }
 
 fn clone_flags(plan: &LaunchPlan) -> CloneFlags {
+    match (&plan.user, plan.namespaces.mount) {
+        (UserNamespace::Host, _) => new_namespaces(plan),
+        // The host's mounts are worked on first; what is to be new belongs to the user namespace.
+        (_, true) => CloneFlags::NEW_MOUNT,
+        (_, false) => CloneFlags::EMPTY,
+    }
+}
+
+/// Those that the process ends up with.
+pub fn new_namespaces(plan: &LaunchPlan) -> CloneFlags {
     [
         (plan.namespaces.mount, CloneFlags::NEW_MOUNT),
         (plan.namespaces.net, CloneFlags::NEW_NET),

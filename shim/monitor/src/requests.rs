@@ -84,7 +84,7 @@ impl Monitor {
         if !(0..=SIGNAL_MAX).contains(&signal) {
             return refused(format!("{signal} is no signal"));
         }
-        if let Some(pending) = self.pending.iter().find(|pending| pending.process == *process && pending.asker.is_some()) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.process == *process && pending.asker.is_some()) {
             // It is no program yet that could handle one; 0 only asks.
             if signal != 0 {
                 pending.kill();

@@ -51,6 +51,57 @@ pub enum PidNamespace {
     Of(ProcessRef),
 }
 
+/// Ids that a user namespace has: those from 0 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// What 0 is for the host.
+    pub first_host_id: u32,
+    /// How many there are.
+    pub length: u32,
+}
+
+impl IdRange {
+    /// Whether it has this id.
+    #[must_use]
+    pub fn has(&self, id: u32) -> bool {
+        id < self.length
+    }
+}
+
+/// The users and groups of a user namespace (`user_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserMappings {
+    /// Users.
+    pub uids: IdRange,
+    /// Groups.
+    pub gids: IdRange,
+}
+
+/// The user namespace that the process is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserNamespace {
+    /// The monitor's own, which is the host's.
+    #[default]
+    Host,
+    /// A new one.
+    New(UserMappings),
+    /// That of another process of this pod.
+    Of {
+        /// Whose.
+        process: ProcessRef,
+        /// What it has.
+        mappings: UserMappings,
+    },
+}
+
+impl UserNamespace {
+    /// Whether it is the host's.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        *self == Self::Host
+    }
+}
+
 /// Where the process is accounted and limited. All paths are absolute and exist before the launch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupEntry {
@@ -101,12 +152,18 @@ pub enum Stdio {
 }
 
 /// How one process is born. The newborn first joins `cgroup.v1`, then carries out `ops` in order; the last is [`Op::Exec`].
+///
+/// With a `user` namespace other than the host's, it begins with a mount namespace alone, if that; whatever else is to be new is made by
+/// [`Op::EnterUserNamespace`], and belongs to the user namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchPlan {
     /// Namespaces made for it.
     pub namespaces: NewNamespaces,
     /// The PID namespace it is born in.
     pub pid: PidNamespace,
+    /// The user namespace that it is in from [`Op::EnterUserNamespace`] on.
+    #[serde(default, skip_serializing_if = "UserNamespace::is_host")]
+    pub user: UserNamespace,
     /// Its cgroup.
     pub cgroup: CgroupEntry,
     /// Its standard streams; connected by [`Op::ConnectStdio`].

@@ -18,10 +18,12 @@ pub mod wire;
 pub use bytes::ByteString;
 pub use exit::{EXIT_RECORD_VERSION, ExitRecord};
 pub use id::{ContainerId, InvalidId, SandboxId};
-pub use launch::{CgroupEntry, LaunchPlan, LogTarget, NewNamespaces, PidNamespace, ProcessRef, Stdio};
+pub use launch::{
+    CgroupEntry, IdRange, LaunchPlan, LogTarget, NewNamespaces, PidNamespace, ProcessRef, Stdio, UserMappings, UserNamespace,
+};
 pub use limits::{LimitKind, ProcessLimit};
 pub use memfd::sealed_memfd;
 pub use op::{
-    BindPropagation, BindSource, CapabilitySets, DeviceNode, FileSystem, ImageLayers, MountAttributes, NodeKind, Op, Overlay, Program,
-    SecurityModule, Slot, TargetKind,
+    BindPropagation, BindSource, CapabilitySets, DeviceNode, FileSystem, ImageLayers, MountAttributes, NodeKind, Op, OpenedDevice, Overlay,
+    Program, SecurityModule, Slot, TargetKind,
 };

@@ -56,6 +56,13 @@ pub struct BindSource {
     pub recursive_attributes: MountAttributes,
     /// What it passes on.
     pub propagation: BindPropagation,
+    /// Its files have the ids on disk in the user namespace, not outside (`MOUNT_ATTR_IDMAP`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub id_mapped: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A container's root: image layers below, its own layer above (`overlay(5)`).
@@ -160,6 +167,15 @@ pub enum NodeKind {
         /// Group.
         gid: u32,
     },
+}
+
+/// A device's file that is made on the host's side of a user namespace, within which none can be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedDevice {
+    /// Where the detached mount of it is kept until it is attached.
+    pub slot: Slot,
+    /// A device. Owner and group are the host's ids.
+    pub kind: NodeKind,
 }
 
 /// Capability sets at `execve(2)`, each a mask of `1 << capability number` (`capabilities(7)`).
@@ -268,6 +284,51 @@ pub enum Op {
         at: PathBuf,
         /// Attributes of the root mount (read-only comes last: [`Op::ReadOnlyRoot`]).
         attributes: MountAttributes,
+    },
+    /// Put an overlay together, whose layers have the ids on disk in the user namespace, and keep it as a detached mount. After
+    /// `LeaveHostMounts`, as `OpenImage`.
+    OpenOverlay {
+        /// Where it is kept.
+        slot: Slot,
+        /// Its layers.
+        overlay: Overlay,
+        /// Host directory that it is put together over, in this namespace and for this step only.
+        at: PathBuf,
+        /// Attributes of the root mount.
+        attributes: MountAttributes,
+    },
+    /// Make a file system and keep it as a detached mount.
+    OpenFileSystem {
+        /// Where it is kept.
+        slot: Slot,
+        /// What is mounted.
+        fs: FileSystem,
+    },
+    /// Make files of devices, each a detached mount. After `LeaveHostMounts`, as `OpenImage`.
+    OpenDevices {
+        /// Host directory that they are made over, in this namespace and for this step only.
+        at: PathBuf,
+        /// The files.
+        devices: Vec<OpenedDevice>,
+    },
+    /// Enter the plan's user namespace as its root, and with it namespaces of the process that has it; then the plan's new namespaces, its
+    /// PID namespace among them, are made. From here on nothing can be done to the host.
+    EnterUserNamespace {
+        /// The other's mount namespace.
+        mount: bool,
+        /// Its network namespace.
+        net: bool,
+        /// Its IPC namespace.
+        ipc: bool,
+        /// Its UTS namespace.
+        uts: bool,
+        /// Its cgroup namespace.
+        cgroup: bool,
+    },
+    /// The detached mount of a slot becomes the root. It is attached over the host's, in this namespace only.
+    AttachRoot {
+        /// Which mount.
+        slot: Slot,
     },
     /// Let a directory of the root be what the image declares as a volume: it is there, and it can be written to where the root cannot.
     /// Before anything else is attached to the root.
@@ -381,6 +442,11 @@ impl fmt::Display for Op {
             Self::OpenImage(ImageLayers { sub_path: Some(path), .. }) => write!(f, "open the directory {} of an image", path.display()),
             Self::OpenImage(_) => f.write_str("open the layers of an image"),
             Self::OverlayRoot { .. } => f.write_str("mount the overlay root"),
+            Self::OpenOverlay { .. } => f.write_str("put the overlay root together"),
+            Self::OpenFileSystem { fs, .. } => write!(f, "mount {}", fs.kind),
+            Self::OpenDevices { .. } => f.write_str("make the devices"),
+            Self::EnterUserNamespace { .. } => f.write_str("enter the user namespace"),
+            Self::AttachRoot { .. } => f.write_str("attach the root"),
             Self::KeepVolume { target, .. } => write!(f, "keep the image's volume {}", target.display()),
             Self::EmptyRoot { .. } => f.write_str("mount the empty root"),
             Self::Mount { target, fs } => write!(f, "mount {} on {}", fs.kind, target.display()),

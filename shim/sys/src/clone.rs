@@ -24,6 +24,8 @@ impl CloneFlags {
     pub const NEW_UTS: Self = Self(libc::CLONE_NEWUTS as u64);
     /// `CLONE_NEWPID`
     pub const NEW_PID: Self = Self(libc::CLONE_NEWPID as u64);
+    /// `CLONE_NEWUSER`
+    pub const NEW_USER: Self = Self(libc::CLONE_NEWUSER as u64);
 }
 
 impl BitOr for CloneFlags {
@@ -34,13 +36,15 @@ impl BitOr for CloneFlags {
     }
 }
 
-/// What the child is born with; its end is told by SIGCHLD, and it shares nothing with its parent.
+/// What the child is born with; its end is told by SIGCHLD, and it shares nothing with the caller.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CloneArguments<'a> {
     /// New namespaces.
     pub flags: CloneFlags,
     /// A directory of a cgroup2 hierarchy to be born in (`CLONE_INTO_CGROUP`).
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// The child is the caller's parent's, which hears of its end as it hears of the caller's (`CLONE_PARENT`).
+    pub sibling: bool,
 }
 
 /// Which of the two goes on.
@@ -80,6 +84,11 @@ pub fn clone3(arguments: CloneArguments<'_>) -> Result<Cloned, SysError> {
         set_tid_size: 0,
         cgroup: 0,
     };
+    if arguments.sibling {
+        raw.flags |= libc::CLONE_PARENT as u64;
+        // The kernel takes the caller's own, and demands that none is named.
+        raw.exit_signal = 0;
+    }
     if let Some(cgroup) = arguments.cgroup {
         raw.flags |= INTO_CGROUP;
         raw.cgroup = cgroup.as_raw_fd() as u64;

@@ -12,6 +12,7 @@ mod memory;
 mod mount;
 mod seccomp;
 mod signal;
+mod user_namespace;
 
 pub use bpf::{BpfInstruction, attach_device_filter, load_device_filter};
 pub use clone::{CloneArguments, CloneFlags, Cloned, clone3};
@@ -19,6 +20,7 @@ pub use descriptors::{close_from, close_on_exec_from};
 pub use error::SysError;
 pub use keyring::new_session_keyring;
 pub use memory::return_freed_memory;
-pub use mount::{MountChange, Propagation, mount_setattr};
+pub use mount::{MountChange, Propagation, map_ids, mount_setattr};
 pub use seccomp::{FilterFlags, FilterInstruction, load_filter};
 pub use signal::{ignore_signal, reset_signals, send_signal, send_signal_to_group};
+pub use user_namespace::{IdMap, new_user_namespace};

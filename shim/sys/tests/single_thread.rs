@@ -1,9 +1,13 @@
 //! `clone3` and signals, each promise in a process of one thread.
 
-use podbox_sys::{CloneArguments, CloneFlags, Cloned, SysError, clone3, ignore_signal, reset_signals, send_signal, send_signal_to_group};
+use podbox_sys::{
+    CloneArguments, CloneFlags, Cloned, IdMap, SysError, clone3, ignore_signal, new_user_namespace, reset_signals, send_signal,
+    send_signal_to_group,
+};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 fn main() {
@@ -13,8 +17,10 @@ fn main() {
     the_pidfd_is_closed_on_exec_and_signals_go_through_it();
     real_time_signals_and_groups_are_reached();
     reset_undoes_what_was_ignored();
+    a_sibling_is_waited_for_by_the_parent();
+    a_user_namespace_is_there_without_a_process_and_has_the_ids_asked_for();
     a_process_of_two_threads_is_refused();
-    println!("7 promises kept");
+    println!("9 promises kept");
 }
 
 /// Runs `act` in a child; its result is the child's exit status.
@@ -47,7 +53,7 @@ fn a_child_goes_on_from_here_and_is_waited_for() {
 fn a_child_can_be_pid_1_of_new_namespaces() {
     let ours = std::fs::read_link("/proc/self/ns/mnt").expect("link");
     let flags = CloneFlags::NEW_PID | CloneFlags::NEW_MOUNT | CloneFlags::NEW_IPC | CloneFlags::NEW_UTS | CloneFlags::NEW_NET;
-    let (pid, _pidfd) = child(CloneArguments { flags, cgroup: None }, || {
+    let (pid, _pidfd) = child(CloneArguments { flags, ..CloneArguments::default() }, || {
         let mount = std::fs::read_link("/proc/self/ns/mnt").expect("link");
         i32::from(std::process::id() != 1) + 2 * i32::from(mount == ours)
     });
@@ -110,6 +116,40 @@ fn reset_undoes_what_was_ignored() {
     });
     assert_eq!(wait(pid).exit_status(), Some(0));
     drop(pidfd);
+}
+
+fn a_sibling_is_waited_for_by_the_parent() {
+    let (mut told, tell) = std::io::pipe().expect("pipe");
+    let (pid, _pidfd) = child(CloneArguments::default(), || {
+        let flags = CloneFlags::NEW_PID;
+        let (sibling, _pidfd) = child(CloneArguments { flags, sibling: true, ..CloneArguments::default() }, || 42);
+        (&tell).write_all(&sibling.as_raw_nonzero().get().to_ne_bytes()).expect("tell");
+        0
+    });
+    assert_eq!(wait(pid).exit_status(), Some(0));
+    let mut number = [0; 4];
+    told.read_exact(&mut number).expect("it was told");
+    assert_eq!(wait(Pid::from_raw(i32::from_ne_bytes(number)).expect("a process")).exit_status(), Some(42));
+}
+
+fn a_user_namespace_is_there_without_a_process_and_has_the_ids_asked_for() {
+    let (uids, gids) = (IdMap { first_outside: 300_000, length: 10 }, IdMap { first_outside: 400_000, length: 20 });
+    let namespace = new_user_namespace(uids, gids).expect("a user namespace");
+    assert_eq!(rustix::process::wait(WaitOptions::NOHANG).expect_err("no child is left"), Errno::CHILD);
+    let (pid, _pidfd) = child(CloneArguments::default(), || {
+        let entered = nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWUSER);
+        let words = |file: &str| -> Vec<String> {
+            let text = std::fs::read_to_string(file).expect("read");
+            text.split_whitespace().map(str::to_owned).collect()
+        };
+        i32::from(entered.is_err())
+            + 2 * i32::from(words("/proc/self/uid_map") != ["0", "300000", "10"])
+            + 4 * i32::from(words("/proc/self/gid_map") != ["0", "400000", "20"])
+    });
+    assert_eq!(wait(pid).exit_status(), Some(0));
+    let none = IdMap { first_outside: 0, length: 0 };
+    assert_eq!(new_user_namespace(none, gids).expect_err("no ids").errno(), Errno::INVAL);
+    assert_eq!(rustix::process::wait(WaitOptions::NOHANG).expect_err("no child is left"), Errno::CHILD);
 }
 
 fn a_process_of_two_threads_is_refused() {

@@ -4,6 +4,7 @@ use crate::cursor::Cursor;
 use podbox_plan::wire::{MonitorMessage, PACKET_BYTES_MAX, Request, RequestBody, WireError, receive};
 use podbox_plan::{
     CapabilitySets, CgroupEntry, ContainerId, LaunchPlan, NewNamespaces, Op, PidNamespace, ProcessRef, Program, Stdio, TargetKind,
+    UserNamespace,
 };
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 
@@ -49,6 +50,7 @@ fn seed() -> Vec<u8> {
     let plan = LaunchPlan {
         namespaces: NewNamespaces { mount: true, ..NewNamespaces::default() },
         pid: PidNamespace::New,
+        user: UserNamespace::Host,
         cgroup: CgroupEntry::default(),
         stdio: Stdio::Closed,
         ops,

@@ -45,6 +45,9 @@ const MATTERS: &[(&str, [Extent; 3])] = &[
     ("stop", [Kernel, Kernel, All]),
     ("systemd_driver", [All, All, Brief]),
     ("unit_file", [All, All, Brief]),
+    ("user_namespace", [Kernel, Kernel, All]),
+    ("user_namespace_attacks", [Kernel, Kernel, All]),
+    ("user_namespace_refusals", [Kernel, Kernel, All]),
 ];
 
 /// Test programs that run in guests only where they are named: they need Debian packages that no guest has.

@@ -3,6 +3,7 @@
 use super::{Cri, info};
 use crate::request::{ImageRequest, ImageVolume, Mount, Propagation, Resources, Restrictions, StopSignal};
 use crate::store::{ContainerPhase, ContainerRecord};
+use podbox_plan::{IdRange, UserMappings};
 use podbox_proto::v1;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,7 +64,18 @@ pub(super) fn list(cri: &Cri, filter: Option<v1::ContainerFilter>) -> Vec<v1::Co
     cri.store.containers().iter().filter(|record| wanted(record)).map(|record| entry(record)).collect()
 }
 
+/// A range of ids as the CRI has it.
+pub(super) fn id_mappings(range: &IdRange) -> Vec<v1::IdMapping> {
+    vec![v1::IdMapping { host_id: range.first_host_id, container_id: 0, length: range.length }]
+}
+
+/// As they came, none or one.
+fn mappings_of(mappings: Option<&UserMappings>) -> (Vec<v1::IdMapping>, Vec<v1::IdMapping>) {
+    mappings.map(|mappings| (id_mappings(&mappings.uids), id_mappings(&mappings.gids))).unwrap_or_default()
+}
+
 fn mount(mount: &Mount) -> v1::Mount {
+    let (uid_mappings, gid_mappings) = mappings_of(mount.mappings.as_ref());
     let propagation = match mount.propagation {
         Propagation::Private => v1::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer,
@@ -77,16 +89,21 @@ fn mount(mount: &Mount) -> v1::Mount {
         propagation: propagation.into(),
         recursive_read_only: mount.recursive_read_only,
         mount_options: mount_options(mount.restrictions),
+        uid_mappings,
+        gid_mappings,
         ..Default::default()
     }
 }
 
 fn image_volume(volume: &ImageVolume) -> v1::Mount {
+    let (uid_mappings, gid_mappings) = mappings_of(volume.mappings.as_ref());
     v1::Mount {
         container_path: volume.container_path.to_string_lossy().into_owned(),
         readonly: true,
         selinux_relabel: volume.selinux_relabel,
         recursive_read_only: volume.recursive_read_only,
+        uid_mappings,
+        gid_mappings,
         image: Some(image(&volume.image)),
         image_sub_path: volume.sub_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         mount_options: mount_options(volume.restrictions),

@@ -84,6 +84,9 @@ fn limits(node: &Node) -> Vec<String> {
     if let Some(missing) = node.facts.missing_capabilities() {
         limits.push(format!("no {missing}: containers cannot have them either"));
     }
+    if let Some(reason) = &node.facts.no_user_namespaces {
+        limits.push(format!("no users of a pod's own (userns_options): {reason}"));
+    }
     if !node.facts.cgroup_v2 {
         limits.push("cgroup v1: settings of v2 files (unified) other than pids.max, and weights of block I/O, cannot be set".to_owned());
     }

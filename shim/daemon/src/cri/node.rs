@@ -33,15 +33,20 @@ fn condition(name: &str, failure: Option<String>) -> v1::RuntimeCondition {
 
 /// The answer to Status. Whoever can ask finds the runtime ready; the network is once its bridge is there.
 pub(super) async fn status(cri: &Cri, verbose: bool) -> v1::StatusResponse {
+    let user_namespaces = cri.node.facts.no_user_namespaces.is_none();
     let network = cri.node.network.open().await.err().map(|error| Chain(&error).to_string());
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)] }),
         info: if verbose { info::of_node(&cri.node) } else { Default::default() },
         runtime_handlers: vec![v1::RuntimeHandler {
             name: String::new(),
-            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces }),
         }],
-        features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true, mount_options: true, ..Default::default() }),
+        features: Some(v1::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: user_namespaces,
+            mount_options: true,
+        }),
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Cri, containers, info};
 use crate::effects::now_ns;
 use crate::request::{IpcMode, NetworkMode, SandboxPidMode};
 use crate::store::{SandboxPhase, SandboxRecord};
+use podbox_plan::UserMappings;
 use podbox_proto::v1;
 use std::sync::Arc;
 use tonic::Status;
@@ -66,7 +67,13 @@ fn namespaces(record: &SandboxRecord) -> v1::NamespaceOption {
         SandboxPidMode::Container => Mode::Container,
         SandboxPidMode::Node => Mode::Node,
     };
-    v1::NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), ..Default::default() }
+    let mapped = |mappings: &UserMappings| v1::UserNamespace {
+        mode: Mode::Pod.into(),
+        uids: containers::id_mappings(&mappings.uids),
+        gids: containers::id_mappings(&mappings.gids),
+    };
+    let userns_options = record.config.users.mappings().map(mapped);
+    v1::NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), userns_options, ..Default::default() }
 }
 
 /// The pod's addresses: none in the node's network, and none once they were given back.

@@ -173,11 +173,15 @@ fn plan_code(error: &PlanError) -> Code {
         | PlanError::Capability(CapabilityError::Unknown { .. })
         | PlanError::PrivilegeNotGranted
         | PlanError::NotThePodsNamespace { .. }
+        | PlanError::NotThePodsUsers
+        | PlanError::NotThePodsMappings { .. }
+        | PlanError::MountsForTheNode { .. }
+        | PlanError::NotMapped { .. }
         | PlanError::StopSignal { .. }
         | PlanError::SliceWithCgroupfs { .. }
         | PlanError::NoSlice { .. }
         | PlanError::DeepSlice { .. } => Code::InvalidArgument,
-        PlanError::Capability(CapabilityError::NotOurs { .. }) => Code::FailedPrecondition,
+        PlanError::Capability(CapabilityError::NotOurs { .. }) | PlanError::NoUserNamespaces { .. } => Code::FailedPrecondition,
         PlanError::Relabel { .. } => Code::Unimplemented,
         PlanError::Spec(_) => Code::Internal,
     }

@@ -38,7 +38,11 @@ pub fn boot_id() -> Result<String, FactsError> {
 ///
 /// # Errors
 /// `/proc` is not there.
-pub fn discover_facts(hierarchies: &Hierarchies, cgroup_driver: Driver) -> Result<NodeFacts, FactsError> {
+pub fn discover_facts(
+    hierarchies: &Hierarchies,
+    cgroup_driver: Driver,
+    no_user_namespaces: Option<String>,
+) -> Result<NodeFacts, FactsError> {
     let uname = rustix::system::uname();
     let capabilities = capabilities()?;
     Ok(NodeFacts {
@@ -53,6 +57,7 @@ pub fn discover_facts(hierarchies: &Hierarchies, cgroup_driver: Driver) -> Resul
         cgroup_driver,
         boot_id: boot_id()?,
         kernel: uname.release().to_string_lossy().into_owned(),
+        no_user_namespaces,
     })
 }
 

@@ -39,6 +39,7 @@ impl Cgroups<'_> {
                 recursive: false,
                 attributes,
                 recursive_attributes: MountAttributes::default(),
+                id_mapped: false,
                 propagation: BindPropagation::Private,
             }));
             ops.attached.push(Op::Attach { slot, target: target.clone(), kind: TargetKind::Directory });

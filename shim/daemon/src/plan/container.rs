@@ -2,9 +2,11 @@
 
 use super::process::{arguments, environment, working_directory};
 use super::spec::{SpecInputs, runtime_spec};
+use super::user_namespace::{check_ids, check_users_of_container};
 use super::{HostDevice, ImageDefaults, Layout, NodeFacts, PlanError, PodUser, ProcessConfinement, capability};
 use crate::request::{
-    ContainerConfig, IpcMode, NetworkMode, PidMode, Restrictions, SandboxConfig, SandboxPidMode, SecurityContext, StopSignal, signal_number,
+    ContainerConfig, IpcMode, NetworkMode, PidMode, Restrictions, SandboxConfig, SandboxPidMode, SecurityContext, StopSignal, UserMode,
+    signal_number,
 };
 use oci_spec::runtime::Spec;
 use podbox_plan::{ByteString, PidNamespace, SandboxId};
@@ -89,6 +91,9 @@ pub struct ContainerPlan {
     /// What confines its processes, beside what the spec says.
     #[serde(default)]
     pub confinement: ProcessConfinement,
+    /// Whose users it has: the pod's.
+    #[serde(default)]
+    pub users: UserMode,
 }
 
 /// Plans a container.
@@ -101,6 +106,8 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         return Err(PlanError::PrivilegeNotGranted);
     }
     check_namespaces(&config.security, sandbox)?;
+    check_users_of_container(config, &sandbox.users)?;
+    check_ids(user, &sandbox.users)?;
     let of_host = config.mounts.iter().map(|mount| (mount.selinux_relabel, &mount.container_path));
     let of_images = config.image_volumes.iter().map(|volume| (volume.selinux_relabel, &volume.container_path));
     if inputs.node.selinux
@@ -127,6 +134,7 @@ pub fn plan_container(inputs: &ContainerInputs<'_>) -> Result<ContainerPlan, Pla
         image_volumes: inputs.image_volumes.to_vec(),
         declared_volumes: declared_volumes(config, image),
         confinement: ProcessConfinement::default(),
+        users: sandbox.users,
     })
 }
 

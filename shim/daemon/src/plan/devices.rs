@@ -2,6 +2,7 @@
 //! "Default Devices" and "Allowed Device list"). Both stand in the OCI spec, and what is done is read from there.
 
 use super::{ContainerInputs, PlanError, SpecError};
+use crate::request::UserMode;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, Spec};
 use podbox_cgroup::{DeviceAccess, DeviceKind, DeviceRule};
@@ -99,7 +100,8 @@ pub(super) fn allowed(container: &ContainerInputs<'_>) -> Result<Vec<LinuxDevice
         let builder = LinuxDeviceCgroupBuilder::default().allow(allow).typ(LinuxDeviceType::A).access("rwm");
         builder.build().map_err(missing("linux.resources.devices"))
     };
-    if container.config.security.privileged {
+    // A pod with users of its own has no right to the node's devices, and its image may hold files for them.
+    if container.config.security.privileged && container.sandbox.users == UserMode::Node {
         return Ok(vec![everything(true)?]);
     }
     let of_kind = |kind| DeviceRule { kind, major: None, minor: None, access: DeviceAccess::MKNOD };

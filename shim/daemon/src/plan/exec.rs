@@ -1,8 +1,10 @@
 //! A process that is executed in a running container.
 
 use super::lower::{become_program, set_limits};
+use super::user_namespace::command_in_user_namespace;
 use super::{ContainerPlan, PlanError, SpecError};
-use podbox_plan::{CgroupEntry, ContainerId, LaunchPlan, NewNamespaces, Op, PidNamespace, ProcessRef, Stdio};
+use crate::request::UserMode;
+use podbox_plan::{CgroupEntry, ContainerId, LaunchPlan, NewNamespaces, Op, PidNamespace, ProcessRef, Stdio, UserNamespace};
 
 /// Plans a process in a container: in all its namespaces and its cgroup, as its user, with its environment. Output goes to
 /// descriptors 0 and 1 of the message.
@@ -21,9 +23,17 @@ pub fn plan_exec(container: &ContainerId, plan: &ContainerPlan, command: &[Strin
     ];
     ops.extend(become_program(process, command, &plan.environment));
     plan.confinement.apply(&mut ops);
+    let user = match plan.users {
+        UserMode::Node => UserNamespace::Host,
+        UserMode::Pod(mappings) => {
+            ops = command_in_user_namespace(ops);
+            UserNamespace::Of { process: of.clone(), mappings }
+        }
+    };
     Ok(LaunchPlan {
         namespaces: NewNamespaces::default(),
         pid: PidNamespace::Of(of),
+        user,
         cgroup: CgroupEntry { kill_rest_on_exit: false, ..cgroup },
         stdio: Stdio::Passed { stdin: None, stdout: Some(0), stderr: Some(1) },
         ops,

@@ -5,12 +5,13 @@
 
 use super::cgroup_mount::{CGROUP_V1, CgroupOps, Cgroups};
 use super::spec::{IMAGE_VOLUME, pod_shm_source};
+use super::user_namespace::init_in_user_namespace;
 use super::{ContainerPlan, PlanError, SpecError, capability, devices, limits};
-use crate::request::{IpcMode, NetworkMode, SandboxConfig};
+use crate::request::{IpcMode, NetworkMode, SandboxConfig, UserMode};
 use oci_spec::runtime::{Mount, Process};
 use podbox_plan::{
     BindPropagation, BindSource, ByteString, CapabilitySets, CgroupEntry, DeviceNode, FileSystem, ImageLayers, LaunchPlan, LogTarget,
-    MountAttributes, NewNamespaces, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind,
+    MountAttributes, NewNamespaces, NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Slot, Stdio, TargetKind, UserNamespace,
 };
 use std::path::{Path, PathBuf};
 
@@ -85,9 +86,17 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
     ops.extend(become_program(process, process.args().as_deref().unwrap_or_default(), &inputs.plan.environment));
     inputs.plan.confinement.apply(&mut ops);
 
+    let user = match inputs.plan.users {
+        UserMode::Node => UserNamespace::Host,
+        UserMode::Pod(mappings) => {
+            ops = init_in_user_namespace(ops, &mappings, &inputs.root_at);
+            UserNamespace::Of { process: ProcessRef::Pause, mappings }
+        }
+    };
     Ok(LaunchPlan {
         namespaces: NewNamespaces { mount: true, ..NewNamespaces::default() },
         pid: inputs.plan.pid.clone(),
+        user,
         cgroup: CgroupEntry { kill_rest_on_exit: inputs.plan.pid != PidNamespace::New, ..inputs.cgroup.clone() },
         stdio: stdio(inputs.plan, process),
         ops,
@@ -192,6 +201,7 @@ fn mount_ops(mounts: &[Mount], inputs: &LaunchInputs<'_>, given: &[DeviceNode]) 
                 attributes: options.attributes,
                 recursive_attributes: options.recursive_attributes,
                 propagation: options.propagation,
+                id_mapped: options.id_mapped,
             })),
         }
         ops.attached.push(Op::Attach { slot, target, kind: TargetKind::LikeSource });
@@ -205,6 +215,7 @@ struct MountOptions {
     recursive_attributes: MountAttributes,
     propagation: BindPropagation,
     recursive: bool,
+    id_mapped: bool,
     data: Vec<(String, Option<String>)>,
 }
 
@@ -215,6 +226,7 @@ impl MountOptions {
             recursive_attributes: MountAttributes::default(),
             propagation: BindPropagation::Private,
             recursive: false,
+            id_mapped: false,
             data: Vec::new(),
         };
         for option in mount.options().iter().flatten() {
@@ -227,6 +239,8 @@ impl MountOptions {
         match option {
             "bind" | "private" | "rprivate" | "rw" => {}
             "rbind" => self.recursive = true,
+            // As deep as the mount is.
+            "idmap" | "ridmap" => self.id_mapped = true,
             "slave" | "rslave" => self.propagation = BindPropagation::HostToContainer,
             "shared" | "rshared" => self.propagation = BindPropagation::Bidirectional,
             "ro" => self.attributes.read_only = true,

@@ -32,6 +32,8 @@ pub struct NodeFacts {
     pub boot_id: String,
     /// `uname -r`
     pub kernel: String,
+    /// Why pods cannot have users of their own; `None`: they can.
+    pub no_user_namespaces: Option<String>,
 }
 
 impl NodeFacts {

@@ -2,8 +2,8 @@
 //!
 //! Pause is not launched by it: [`pause_launch`](super::pause_launch) is, and says the same.
 
-use super::sandbox::{PAUSE_ID, PAUSE_OOM_SCORE_ADJ, POD_SHM, SHM_SIZE};
-use super::spec::{missing, mount};
+use super::sandbox::{PAUSE_OOM_SCORE_ADJ, POD_SHM, SHM_SIZE, pause_ids};
+use super::spec::{id_mappings, missing, mount};
 use super::{NodeFacts, PlanError, limits};
 use crate::request::{IpcMode, NetworkMode, SandboxConfig, SandboxPidMode};
 use oci_spec::runtime::{
@@ -35,11 +35,14 @@ pub fn pause_spec(config: &SandboxConfig, node: &NodeFacts, hostname: &str, cgro
         .build()
         .map_err(missing("linux"))?;
     linux.set_resources(None);
+    if let Some(mappings) = config.users.mappings() {
+        linux.set_uid_mappings(Some(id_mappings(mappings.uids)?)).set_gid_mappings(Some(id_mappings(mappings.gids)?));
+    }
     SpecBuilder::default()
         .version("1.2.1")
         .root(RootBuilder::default().path("rootfs").readonly(true).build().map_err(missing("root"))?)
         .hostname(hostname)
-        .process(process(node)?)
+        .process(process(config, node)?)
         .mounts(mounts)
         .annotations(annotations)
         .linux(linux)
@@ -47,10 +50,11 @@ pub fn pause_spec(config: &SandboxConfig, node: &NodeFacts, hostname: &str, cgro
         .map_err(missing("spec"))
 }
 
-fn process(node: &NodeFacts) -> Result<Process, PlanError> {
+fn process(config: &SandboxConfig, node: &NodeFacts) -> Result<Process, PlanError> {
+    let (uid, gid) = pause_ids(&config.users);
     ProcessBuilder::default()
         .terminal(false)
-        .user(UserBuilder::default().uid(PAUSE_ID).gid(PAUSE_ID).build().map_err(missing("process.user"))?)
+        .user(UserBuilder::default().uid(uid).gid(gid).build().map_err(missing("process.user"))?)
         .args(vec!["pause".to_owned()])
         .env(Vec::new())
         .cwd("/")
@@ -84,6 +88,9 @@ fn namespaces(config: &SandboxConfig) -> Result<Vec<LinuxNamespace>, PlanError> 
     }
     if config.pid != SandboxPidMode::Node {
         namespaces.push(LinuxNamespaceType::Pid);
+    }
+    if config.users.mappings().is_some() {
+        namespaces.push(LinuxNamespaceType::User);
     }
     let build = |typ| LinuxNamespaceBuilder::default().typ(typ).build().map_err(missing("linux.namespaces"));
     namespaces.into_iter().map(build).collect()

@@ -1,12 +1,14 @@
 //! A sandbox's cgroup, its files and its pause process.
 
 use super::limits::standard_limits;
+use super::user_namespace::pause_in_user_namespace;
 use super::{Layout, NodeFacts, PlanError};
-use crate::request::{IpcMode, NetworkMode, SandboxConfig, SandboxPidMode};
+use crate::request::{IpcMode, NetworkMode, SandboxConfig, SandboxPidMode, UserMode};
 use podbox_cgroup::Driver;
 use podbox_cgroup::systemd::{InvalidSlice, Scope, Slice};
 use podbox_plan::{
-    CapabilitySets, CgroupEntry, FileSystem, LaunchPlan, MountAttributes, NewNamespaces, Op, PidNamespace, Program, SandboxId, Stdio,
+    CapabilitySets, CgroupEntry, FileSystem, IdRange, LaunchPlan, MountAttributes, NewNamespaces, Op, PidNamespace, Program, SandboxId,
+    Stdio, UserNamespace,
 };
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -130,6 +132,12 @@ fn resolv_conf(dns: &crate::request::Dns) -> String {
     text
 }
 
+/// Who pause runs as: nobody, or the last whom the pod has.
+pub(super) fn pause_ids(users: &UserMode) -> (u32, u32) {
+    let last = |range: IdRange| PAUSE_ID.min(range.length.saturating_sub(1));
+    users.mappings().map_or((PAUSE_ID, PAUSE_ID), |mappings| (last(mappings.uids), last(mappings.gids)))
+}
+
 /// How pause is born: with the pod's namespaces, in an empty read-only root, as nobody, without a capability.
 /// Its program comes with the message as descriptor 0.
 #[must_use]
@@ -150,19 +158,28 @@ pub fn pause_launch(
     if config.ipc == IpcMode::Pod {
         ops.push(Op::Mount { target: PathBuf::from(POD_SHM), fs: pod_shm() });
     }
+    let (uid, gid) = pause_ids(&config.users);
     ops.extend([
         Op::ReadOnlyRoot,
         Op::PivotRoot,
         Op::ConnectStdio,
         Op::NoNewPrivileges,
-        Op::Credentials { uid: PAUSE_ID, gid: PAUSE_ID, groups: Vec::new(), capabilities: CapabilitySets::default() },
+        Op::Credentials { uid, gid, groups: Vec::new(), capabilities: CapabilitySets::default() },
         Op::Exec { program: Program::Passed(0), arguments: vec!["pause".into()], environment: Vec::new() },
     ]);
+    let user = match config.users {
+        UserMode::Node => UserNamespace::Host,
+        UserMode::Pod(mappings) => {
+            ops = pause_in_user_namespace(ops);
+            UserNamespace::New(mappings)
+        }
+    };
     LaunchPlan {
         namespaces: NewNamespaces { mount: true, net: config.network == NetworkMode::Pod, ipc: config.ipc == IpcMode::Pod, uts: true },
         // A container may ask for the sandbox's PID namespace whatever the sandbox's own mode is, so there is one to join
         // unless the pod is in the node's.
         pid: if config.pid == SandboxPidMode::Node { PidNamespace::Host } else { PidNamespace::New },
+        user,
         cgroup,
         stdio: Stdio::Closed,
         ops,

@@ -3,15 +3,15 @@
 use super::cgroup_mount::CGROUP_V1;
 use super::sandbox::POD_SHM;
 use super::{ContainerInputs, PlanError, PlannedVolume, SpecError, capability, devices, limits};
-use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation, Resources, Restrictions};
+use crate::request::{IpcMode, Mount as MountRequest, NetworkMode, PathLists, Propagation, Resources, Restrictions, UserMode};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxHugepageLimit, LinuxHugepageLimitBuilder, LinuxMemoryBuilder,
-    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount,
-    MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxHugepageLimit, LinuxHugepageLimitBuilder, LinuxIdMapping,
+    LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources,
+    LinuxResourcesBuilder, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use podbox_cgroup::HugepageSize;
-use podbox_plan::{ByteString, CapabilitySets, PidNamespace};
+use podbox_plan::{ByteString, CapabilitySets, IdRange, PidNamespace};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,7 @@ pub(super) fn runtime_spec(inputs: &SpecInputs<'_>) -> Result<Spec, PlanError> {
     let container = inputs.container;
     let security = &container.config.security;
     let root = RootBuilder::default().path("rootfs").readonly(security.read_only_root).build().map_err(missing("root"))?;
-    let (masked, read_only) = path_lists(&security.paths, security.privileged);
+    let (masked, read_only) = path_lists(&security.paths, security.privileged, container.sandbox.users);
     let mut resources = spec_resources(&container.config.resources)?;
     resources.set_devices(Some(devices::allowed(container)?));
     let linux = LinuxBuilder::default()
@@ -77,6 +77,10 @@ pub(super) fn runtime_spec(inputs: &SpecInputs<'_>) -> Result<Spec, PlanError> {
         .rootfs_propagation("private")
         .devices(devices::files(container)?)
         .resources(resources);
+    let mut linux = linux.build().map_err(missing("linux"))?;
+    if let Some(mappings) = container.sandbox.users.mappings() {
+        linux.set_uid_mappings(Some(id_mappings(mappings.uids)?)).set_gid_mappings(Some(id_mappings(mappings.gids)?));
+    }
     let annotations: HashMap<String, String> = container.config.annotations.clone().into_iter().collect();
     SpecBuilder::default()
         .version("1.2.1")
@@ -85,9 +89,15 @@ pub(super) fn runtime_spec(inputs: &SpecInputs<'_>) -> Result<Spec, PlanError> {
         .process(process(inputs)?)
         .mounts(mounts(container)?)
         .annotations(annotations)
-        .linux(linux.build().map_err(missing("linux"))?)
+        .linux(linux)
         .build()
         .map_err(missing("spec"))
+}
+
+/// The one range of users or groups that a pod of its own users has.
+pub(super) fn id_mappings(range: IdRange) -> Result<Vec<LinuxIdMapping>, PlanError> {
+    let builder = LinuxIdMappingBuilder::default().container_id(0_u32).host_id(range.first_host_id).size(range.length);
+    Ok(vec![builder.build().map_err(missing("linux.uidMappings"))?])
 }
 
 fn process(inputs: &SpecInputs<'_>) -> Result<Process, PlanError> {
@@ -125,11 +135,14 @@ fn process(inputs: &SpecInputs<'_>) -> Result<Process, PlanError> {
         .map_err(missing("process"))
 }
 
-fn path_lists(paths: &PathLists, privileged: bool) -> (Vec<String>, Vec<String>) {
+/// Nothing is hidden from a privileged container, whatever the request lists. Who lists nothing gets the standard lists, but for
+/// containers with users of their own, who mean it: to the node their root is nobody.
+fn path_lists(paths: &PathLists, privileged: bool, users: UserMode) -> (Vec<String>, Vec<String>) {
     let texts = |paths: &[PathBuf]| paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
     let constants = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
     match paths {
         _ if privileged => (Vec::new(), Vec::new()),
+        PathLists::Standard if users != UserMode::Node => (Vec::new(), Vec::new()),
         PathLists::Standard => (constants(&MASKED), constants(&READ_ONLY)),
         PathLists::Exactly { masked, read_only } => (texts(masked), texts(read_only)),
     }
@@ -145,6 +158,9 @@ fn namespaces(container: &ContainerInputs<'_>) -> Result<Vec<LinuxNamespace>, Pl
     }
     if container.sandbox.ipc == IpcMode::Pod {
         namespaces.push((LinuxNamespaceType::Ipc, of(pause, "ipc")));
+    }
+    if container.sandbox.users.mappings().is_some() {
+        namespaces.push((LinuxNamespaceType::User, of(pause, "user")));
     }
     match container.pid {
         PidNamespace::New => namespaces.push((LinuxNamespaceType::Pid, None)),
@@ -256,7 +272,9 @@ fn mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> {
 fn kernel_mounts(container: &ContainerInputs<'_>) -> Result<Vec<Mount>, PlanError> {
     let privileged = container.config.security.privileged;
     let sealed = ["nosuid", "noexec", "nodev"];
-    let sys: &[&str] = if privileged { &sealed } else { &["nosuid", "noexec", "nodev", "ro"] };
+    // The node's network, as sysfs shows it, is the node's to change.
+    let is_nodes = container.sandbox.network == NetworkMode::Node && container.sandbox.users != UserMode::Node;
+    let sys: &[&str] = if privileged && !is_nodes { &sealed } else { &["nosuid", "noexec", "nodev", "ro"] };
     let mut mounts = vec![
         mount("/proc", "proc", Path::new("proc"), &sealed)?,
         mount("/dev", "tmpfs", Path::new("tmpfs"), &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"])?,
@@ -317,11 +335,18 @@ fn requested_mount(request: &MountRequest) -> Result<Mount, PlanError> {
     });
     // What is mounted below is restricted like the mount itself: nothing else was asked for.
     options.extend(restrictions(request.restrictions, ["rnosuid", "rnodev", "rnoexec"]));
-    MountBuilder::default()
+    if request.mappings.is_some() {
+        options.push("ridmap");
+    }
+    let mut mount = MountBuilder::default()
         .destination(request.container_path.clone())
         .typ("bind")
         .source(request.host_path.clone())
         .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
         .build()
-        .map_err(missing("mounts"))
+        .map_err(missing("mounts"))?;
+    if let Some(mappings) = &request.mappings {
+        mount.set_uid_mappings(Some(id_mappings(mappings.uids)?)).set_gid_mappings(Some(id_mappings(mappings.gids)?));
+    }
+    Ok(mount)
 }

@@ -18,6 +18,7 @@ fn node() -> NodeFacts {
         cgroup_driver: podbox_cgroup::Driver::Cgroupfs,
         boot_id: "boot".to_owned(),
         kernel: "6.18".to_owned(),
+        no_user_namespaces: None,
     }
 }
 
@@ -229,4 +230,60 @@ fn the_pods_cgroup_is_the_parent_with_cgroupfs_and_a_scope_in_it_with_systemd() 
         assert_eq!(path(&asked(parent), &slice), Ok((in_slice.clone(), true)));
     }
     assert!(matches!(path(&asked("/kubepods/pod1"), &slice), Err(PlanError::NoSlice { .. })));
+}
+
+fn own_users() -> v1::UserNamespace {
+    let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
+    v1::UserNamespace { mode: v1::NamespaceMode::Pod.into(), uids: vec![mapping], gids: vec![mapping] }
+}
+
+/// Users of the pod's own, in the node's network or another.
+fn with_own_users(network: v1::NamespaceMode) -> SandboxConfig {
+    let options = v1::NamespaceOption { network: network.into(), userns_options: Some(own_users()), ..Default::default() };
+    let security = v1::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+    let mut linux = v1::LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() };
+    if network == v1::NamespaceMode::Pod {
+        linux.sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+    }
+    sandbox_config(linux)
+}
+
+#[test]
+fn pause_of_a_pod_with_users_of_its_own() {
+    let (config, layout) = (with_own_users(v1::NamespaceMode::Pod), Layout::new("/run/podbox".into()));
+    insta::assert_json_snapshot!(pause_launch(&config, &node(), &layout, &sandbox_id(), "web", cgroup()));
+}
+
+#[test]
+fn a_container_of_a_pod_with_users_of_its_own() {
+    let sandbox = with_own_users(v1::NamespaceMode::Pod);
+    let users = own_users();
+    let options = v1::NamespaceOption { userns_options: Some(users.clone()), ..Default::default() };
+    let security_context = Some(v1::LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() });
+    let config = container_config(v1::ContainerConfig {
+        linux: Some(v1::LinuxContainerConfig { security_context, ..Default::default() }),
+        mounts: vec![
+            v1::Mount {
+                container_path: "/data".to_owned(),
+                host_path: "/host".to_owned(),
+                uid_mappings: users.uids.clone(),
+                gid_mappings: users.gids.clone(),
+                ..Default::default()
+            },
+            v1::Mount {
+                readonly: true,
+                container_path: "/model".to_owned(),
+                image: Some(v1::ImageSpec { image: "model".to_owned(), ..Default::default() }),
+                ..Default::default()
+            },
+        ],
+        ..Default::default()
+    });
+    insta::assert_json_snapshot!(planned(&sandbox, &config, PidNamespace::New));
+    // In the node's network, sysfs is made before the user namespace is entered.
+    let launch = planned(&with_own_users(v1::NamespaceMode::Node), &config, PidNamespace::New)["launch"].clone();
+    let ops = launch["ops"].as_array().cloned().unwrap_or_default();
+    let at = |wanted: &str| ops.iter().position(|op| op.to_string().contains(wanted)).unwrap_or_else(|| panic!("no {wanted}"));
+    assert!(at("\"sysfs\"") < at("EnterUserNamespace"), "{launch}");
+    assert!(at("EnterUserNamespace") < at("AttachRoot"), "{launch}");
 }

@@ -9,8 +9,8 @@ use crate::effects::{
     MonitorError, MonitorLink, Node, SandboxCgroups, Started, cgroup_entry, check_limits, find_image, find_volume_images, image_defaults,
     make_container_cgroup, node_devices, now_ns, plan_volumes, remove_cgroup, requested_devices, resolve_user,
 };
-use crate::plan::{ContainerInputs, ContainerPlan, LaunchInputs, capability_names, device_policy, lower, plan_container};
-use crate::request::{ContainerConfig, PidMode};
+use crate::plan::{ContainerInputs, ContainerPlan, LaunchInputs, capability_names, device_policy, is_for_everybody, lower, plan_container};
+use crate::request::{ContainerConfig, PidMode, UserMode};
 use crate::store::{ContainerPhase, ContainerRecord, ImageIdentity, MadeContainer, RECORD_VERSION, SandboxRecord, Store};
 use podbox_image::Snapshot;
 use podbox_plan::{ContainerId, Overlay, PidNamespace, ProcessRef, SandboxId};
@@ -119,6 +119,9 @@ fn make(node: &Node, sandbox: &SandboxRecord, intent: &ContainerRecord, pid: &Pi
     let defaults = image_defaults(&image);
     let user = resolve_user(&config.security, &defaults.user, lower_dirs.clone())?;
     let mut devices = if config.security.privileged { node_devices()? } else { Vec::new() };
+    if sandbox.config.users != UserMode::Node {
+        devices.retain(is_for_everybody);
+    }
     devices.extend(requested_devices(&config.devices)?);
     let mut plan = plan_container(&ContainerInputs {
         config,

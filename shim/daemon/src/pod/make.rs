@@ -18,7 +18,7 @@ use crate::effects::{
     MonitorError, MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, link_netns, make_scope, now_ns, spawn_monitor,
     spawn_unborn_monitor, write_pod_files,
 };
-use crate::plan::{MONITOR_SOCKET, ProcessConfinement, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
+use crate::plan::{MONITOR_SOCKET, ProcessConfinement, check_users_of_pod, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
 use crate::request::{AppArmorProfile, NetworkMode, SandboxConfig};
 use crate::store::{PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord, Store};
 use podbox_cgroup::Made;
@@ -105,6 +105,7 @@ struct Networked<'a>(PauseRunning<'a>);
 
 impl<'a> Reserved<'a> {
     fn begin(node: &'a Arc<Node>, store: &'a Arc<Store>, id: SandboxId, config: SandboxConfig) -> Result<Self, PodError> {
+        check_users_of_pod(&config, &node.facts)?;
         let cgroup = pod_cgroup(&config, &node.pod_parent, &id)?;
         let addresses = match config.network {
             NetworkMode::Pod => Some(node.network.reserve(id.as_str())?),

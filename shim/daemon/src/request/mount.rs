@@ -3,6 +3,8 @@
 use super::RequestError;
 use super::common::{absolute_path, checked_path, enum_value, has_parent_component, shortened};
 use super::image::ImageRequest;
+use super::user_namespace::mount_mappings;
+use podbox_plan::UserMappings;
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -47,6 +49,9 @@ pub struct Mount {
     pub restrictions: Restrictions,
     /// The volume is to get the container's SELinux label: nothing to do on a host without SELinux.
     pub selinux_relabel: bool,
+    /// Its files have their ids on disk in the pod's user namespace; `None`: outside.
+    #[serde(default)]
+    pub mappings: Option<UserMappings>,
 }
 
 /// An image whose files the container sees, read-only.
@@ -65,6 +70,9 @@ pub struct ImageVolume {
     /// What its files cannot be; they are no devices anyway.
     #[serde(default)]
     pub restrictions: Restrictions,
+    /// As it was asked for; echoed. An image's files have their ids in the pod's user namespace anyway.
+    #[serde(default)]
+    pub mappings: Option<UserMappings>,
 }
 
 /// Sorts mounts into those of host paths and those of images.
@@ -92,12 +100,10 @@ struct Common {
     container_path: PathBuf,
     propagation: Propagation,
     restrictions: Restrictions,
+    mappings: Option<UserMappings>,
 }
 
 fn common(mount: &v1::Mount) -> Result<Common, RequestError> {
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(RequestError::unsupported("config.mounts.uid_mappings", "id-mapped mounts are"));
-    }
     let propagation = match enum_value("config.mounts.propagation", mount.propagation)? {
         v1::MountPropagation::PropagationPrivate => Propagation::Private,
         v1::MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
@@ -111,7 +117,8 @@ fn common(mount: &v1::Mount) -> Result<Common, RequestError> {
     if has_parent_component(&container_path) || container_path == Path::new("/") {
         return Err(RequestError::invalid("config.mounts.container_path", "a path below the root, without `..`, is due"));
     }
-    Ok(Common { container_path, propagation, restrictions: restrictions(&mount.mount_options)? })
+    let restrictions = restrictions(&mount.mount_options)?;
+    Ok(Common { container_path, propagation, restrictions, mappings: mount_mappings(mount)? })
 }
 
 fn restrictions(options: &[String]) -> Result<Restrictions, RequestError> {
@@ -131,7 +138,7 @@ fn restrictions(options: &[String]) -> Result<Restrictions, RequestError> {
 }
 
 fn image_volume(image: v1::ImageSpec, mount: &v1::Mount) -> Result<ImageVolume, RequestError> {
-    let Common { container_path, propagation, restrictions } = common(mount)?;
+    let Common { container_path, propagation, restrictions, mappings } = common(mount)?;
     if !mount.host_path.is_empty() {
         return Err(RequestError::invalid("config.mounts.host_path", "a mount is of a host path or of an image, not of both"));
     }
@@ -148,6 +155,7 @@ fn image_volume(image: v1::ImageSpec, mount: &v1::Mount) -> Result<ImageVolume, 
         recursive_read_only: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
         restrictions,
+        mappings,
     })
 }
 
@@ -169,7 +177,7 @@ impl TryFrom<v1::Mount> for Mount {
         if !mount.image_sub_path.is_empty() {
             return Err(RequestError::invalid("config.mounts.image_sub_path", "it needs an image"));
         }
-        let Common { container_path, propagation, restrictions } = common(&mount)?;
+        let Common { container_path, propagation, restrictions, mappings } = common(&mount)?;
         Ok(Self {
             container_path,
             host_path: absolute_path("config.mounts.host_path", &mount.host_path)?,
@@ -178,6 +186,7 @@ impl TryFrom<v1::Mount> for Mount {
             propagation,
             restrictions,
             selinux_relabel: mount.selinux_relabel,
+            mappings,
         })
     }
 }

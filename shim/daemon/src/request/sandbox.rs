@@ -2,7 +2,7 @@
 
 use super::common::{absolute_path, bounded_text, enum_value, has_parent_component, kernel_id, labels, name, shortened};
 use super::confinement::ConfinementFields;
-use super::security::refuse_user_namespace;
+use super::user_namespace::{UserMode, pod_user_mode};
 use super::{Confinement, Labels, RequestError, Resources, required};
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,9 @@ pub struct SandboxConfig {
     pub ipc: IpcMode,
     /// Whose process ids.
     pub pid: SandboxPidMode,
+    /// Whose users.
+    #[serde(default)]
+    pub users: UserMode,
     /// Its containers may be privileged.
     pub privileged: bool,
     /// What confines pause, which has no capability and sees no file; a privileged pod's is not confined.
@@ -123,7 +126,7 @@ impl TryFrom<v1::RunPodSandboxRequest> for SandboxConfig {
         let security = linux.security_context.unwrap_or_default();
         let namespaces = security.namespace_options.clone().unwrap_or_default();
         let (network, ipc, pid) = namespace_modes(&namespaces)?;
-        refuse_what_is_to_come(&security, &config.port_mappings, network)?;
+        refuse_what_is_to_come(&config.port_mappings, network)?;
         check_user(&security)?;
         Ok(Self {
             metadata: SandboxMetadata {
@@ -142,6 +145,7 @@ impl TryFrom<v1::RunPodSandboxRequest> for SandboxConfig {
             network,
             ipc,
             pid,
+            users: pod_user_mode(&namespaces)?,
             privileged: security.privileged,
             confinement: confinement(&security)?,
             resources: Resources::of_pod("config.linux.resources", linux.resources)?,
@@ -174,16 +178,12 @@ fn namespace_modes(options: &v1::NamespaceOption) -> Result<(NetworkMode, IpcMod
     Ok((network, ipc, pid))
 }
 
-fn refuse_what_is_to_come(
-    security: &v1::LinuxSandboxSecurityContext,
-    ports: &[v1::PortMapping],
-    network: NetworkMode,
-) -> Result<(), RequestError> {
+fn refuse_what_is_to_come(ports: &[v1::PortMapping], network: NetworkMode) -> Result<(), RequestError> {
     // The kubelet sends every containerPort; only those with a host port ask for something, and none does in the node's network.
     if network == NetworkMode::Pod && ports.iter().any(|port| port.host_port != 0) {
         return Err(RequestError::unsupported("config.port_mappings", "host ports are"));
     }
-    refuse_user_namespace(security.namespace_options.as_ref())
+    Ok(())
 }
 
 // The deprecated field is one that callers may still send.

@@ -2,6 +2,7 @@
 
 use super::common::{absolute_path, bounded_text, enum_value, has_parent_component, kernel_id, shortened};
 use super::confinement::ConfinementFields;
+use super::user_namespace::{UserMode, user_mode};
 use super::{Confinement, IpcMode, NetworkMode, RequestError};
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,9 @@ pub struct SecurityContext {
     /// The same of IPC.
     #[serde(default)]
     pub ipc: IpcMode,
+    /// Whose users; it must be the pod's.
+    #[serde(default)]
+    pub users: UserMode,
     /// The user.
     pub user: UserRequest,
     /// The root is not writable.
@@ -119,7 +123,6 @@ impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
     // The deprecated fields are ones that callers may still send.
     #[allow(deprecated)]
     fn try_from(context: v1::LinuxContainerSecurityContext) -> Result<Self, RequestError> {
-        refuse_user_namespace(context.namespace_options.as_ref())?;
         if context.supplemental_groups.len() > GROUPS_MAX {
             let reason = format!("{} groups are over the kernel's limit of {GROUPS_MAX}", context.supplemental_groups.len());
             return Err(RequestError::invalid("config.linux.security_context.supplemental_groups", reason));
@@ -136,6 +139,7 @@ impl TryFrom<v1::LinuxContainerSecurityContext> for SecurityContext {
             pid: pid_mode(&namespaces)?,
             network: shared_namespace("network", namespaces.network, NetworkMode::Pod, NetworkMode::Node)?,
             ipc: shared_namespace("ipc", namespaces.ipc, IpcMode::Pod, IpcMode::Node)?,
+            users: user_mode(context.namespace_options.as_ref())?,
             user: user(&context)?,
             read_only_root: context.readonly_rootfs,
             supplemental_groups: groups,
@@ -243,17 +247,4 @@ fn path_lists(context: &v1::LinuxContainerSecurityContext) -> Result<PathLists, 
         masked: paths("config.linux.security_context.masked_paths", &context.masked_paths)?,
         read_only: paths("config.linux.security_context.readonly_paths", &context.readonly_paths)?,
     })
-}
-
-/// A user namespace that was asked for and is not there must stop the request: running without it would be a lie.
-pub(super) fn refuse_user_namespace(namespaces: Option<&v1::NamespaceOption>) -> Result<(), RequestError> {
-    const FIELD: &str = "config.linux.security_context.namespace_options.userns_options";
-    match namespaces.and_then(|namespaces| namespaces.userns_options.as_ref()) {
-        None => Ok(()),
-        Some(user) => match enum_value::<v1::NamespaceMode>(NAMESPACES, user.mode)? {
-            v1::NamespaceMode::Node if user.uids.is_empty() && user.gids.is_empty() => Ok(()),
-            v1::NamespaceMode::Pod | v1::NamespaceMode::Node => Err(RequestError::unsupported(FIELD, "user namespaces are")),
-            v1::NamespaceMode::Container | v1::NamespaceMode::Target => Err(RequestError::invalid(FIELD, "POD or NODE is due")),
-        },
-    }
 }

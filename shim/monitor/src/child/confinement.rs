@@ -72,7 +72,7 @@ impl Newborn<'_> {
         let filter = self.filter.take().ok_or(OpError::NoFilterRead)?;
         self.mark_descriptors()?;
         // A filter that ends the process at its next step leaves nobody to tell of it.
-        rustix::io::write(&self.birth.status, &[UNDER_FILTER])?;
+        self.say(&[UNDER_FILTER])?;
         Ok(load_filter(&filter, flags)?)
     }
 

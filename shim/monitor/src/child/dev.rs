@@ -1,10 +1,12 @@
 //! Files of the container's `/dev`, and its null device.
 
 use super::error::OpError;
-use super::mount::{copy_of, move_onto};
+use super::mount::{copy_of, move_onto, new_file_system};
+use super::root::attach;
 use super::target::{Links, Make, find_or_make, open, parent};
-use podbox_plan::{DeviceNode, NodeKind};
+use podbox_plan::{DeviceNode, MountAttributes, NodeKind, OpenedDevice, Slot};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Uid, makedev};
+use rustix::mount::{UnmountFlags, unmount};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -31,20 +33,47 @@ pub fn make_node(root: BorrowedFd<'_>, node: &DeviceNode) -> Result<(), OpError>
     let made = match &node.kind {
         NodeKind::Directory { mode } => rustix::fs::mkdirat(&directory, &name, Mode::from_raw_mode(*mode)).map_err(OpError::from),
         NodeKind::Symlink { to } => rustix::fs::symlinkat(to, &directory, &name).map_err(OpError::from),
-        NodeKind::CharDevice { mode, major, minor, uid, gid } => {
-            let device = Device { kind: FileType::CharacterDevice, numbers: (*major, *minor), mode: *mode, uid: *uid, gid: *gid };
-            device.make(root, &directory, &node.path)
-        }
-        NodeKind::BlockDevice { mode, major, minor, uid, gid } => {
-            let device = Device { kind: FileType::BlockDevice, numbers: (*major, *minor), mode: *mode, uid: *uid, gid: *gid };
-            device.make(root, &directory, &node.path)
+        kind @ (NodeKind::CharDevice { .. } | NodeKind::BlockDevice { .. }) => {
+            Device::of(kind).map_or(Ok(()), |device| device.make(root, &directory, &node.path))
         }
     };
     rustix::process::umask(umask);
     made
 }
 
+/// Makes files of devices in a file system that nobody sees but through the mounts that are given back. In one that belongs to a user
+/// namespace none could be used, whoever made it.
+pub fn make_apart(at: &Path, devices: &[OpenedDevice]) -> Result<Vec<(Slot, OwnedFd)>, OpError> {
+    let inodes = (devices.len() + 1).to_string();
+    let options = [("mode", Some(&b"0700"[..])), ("size", Some(b"4096")), ("nr_inodes", Some(inodes.as_bytes()))];
+    let attributes = MountAttributes { no_suid: true, no_exec: true, ..MountAttributes::default() };
+    let folder = new_file_system("tmpfs", &options, &attributes)?;
+    // Before Linux 6.15 only what is attached can be copied.
+    attach(&folder, at)?;
+    let umask = rustix::process::umask(Mode::empty());
+    let mut mounts = Vec::with_capacity(devices.len());
+    for OpenedDevice { slot, kind } in devices {
+        let Some(device) = Device::of(kind) else { continue };
+        let name = slot.to_string();
+        device.make_in(&folder, Path::new(&name))?;
+        mounts.push((*slot, copy_of(open(folder.as_fd(), Path::new(&name), OFlags::PATH, Links::Refuse)?, false)?));
+    }
+    rustix::process::umask(umask);
+    unmount(at, UnmountFlags::DETACH)?;
+    Ok(mounts)
+}
+
 impl Device {
+    /// `None` of what is no device.
+    fn of(kind: &NodeKind) -> Option<Self> {
+        let (file_type, mode, numbers, uid, gid) = match *kind {
+            NodeKind::CharDevice { mode, major, minor, uid, gid } => (FileType::CharacterDevice, mode, (major, minor), uid, gid),
+            NodeKind::BlockDevice { mode, major, minor, uid, gid } => (FileType::BlockDevice, mode, (major, minor), uid, gid),
+            NodeKind::Directory { .. } | NodeKind::Symlink { .. } => return None,
+        };
+        Some(Self { kind: file_type, numbers, mode, uid, gid })
+    }
+
     /// Makes its file at `path`, whose parent is open. Where devices are dead, which is everywhere in an image's root, the file is made in
     /// `/dev` and mounted in place.
     fn make(&self, root: BorrowedFd<'_>, directory: &OwnedFd, path: &Path) -> Result<(), OpError> {

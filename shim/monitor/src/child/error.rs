@@ -51,6 +51,17 @@ pub enum OpError {
     /// The plan loads a filter that it has not read.
     #[error("no filter was read")]
     NoFilterRead,
+    /// The plan enters no user namespace, or one of a process that it does not name.
+    #[error("the plan has no user namespace")]
+    NoUserNamespace,
+    /// A mount whose ids cannot be mapped.
+    #[error("the ids of {} cannot be mapped for the pod's user namespace: {}", path.display(), id_map_reason(*.errno))]
+    NoIdMap {
+        /// What was mounted.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
     /// The plan has no last step.
     #[error("the plan executes nothing")]
     NothingExecuted,
@@ -113,11 +124,12 @@ impl OpError {
     /// The number that goes with it.
     pub fn errno(&self) -> Errno {
         match self {
-            Self::Kernel(errno) | Self::Part { errno, .. } | Self::FileSystem { errno, .. } => *errno,
+            Self::Kernel(errno) | Self::Part { errno, .. } | Self::FileSystem { errno, .. } | Self::NoIdMap { errno, .. } => *errno,
             Self::RootCannotBeLeft
             | Self::EmptySlot(_)
             | Self::SlotTaken(_)
             | Self::NoRoot
+            | Self::NoUserNamespace
             | Self::NothingExecuted
             | Self::NoFilter { .. }
             | Self::NoFilterRead
@@ -137,6 +149,14 @@ impl OpError {
 /// about the old one.
 pub(super) fn leaving_root(errno: Errno) -> OpError {
     if errno == Errno::INVAL { OpError::RootCannotBeLeft } else { OpError::Kernel(errno) }
+}
+
+/// What the kernel's refusal to map the ids of a mount means.
+fn id_map_reason(errno: Errno) -> String {
+    match errno {
+        Errno::INVAL => "its file system, or one that is mounted below it, does not support that on this kernel".to_owned(),
+        errno => errno_text(errno),
+    }
 }
 
 impl From<Errno> for OpError {

@@ -34,7 +34,7 @@ impl Newborn<'_> {
     }
 
     fn mark(&self) -> Result<(), Errno> {
-        rustix::io::write(&self.birth.status, &[ABOUT_TO_EXECUTE]).map(drop)
+        self.say(&[ABOUT_TO_EXECUTE])
     }
 }
 

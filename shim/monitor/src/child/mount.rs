@@ -2,6 +2,7 @@
 
 use super::error::{OpError, leaving_root};
 use super::target::{Links, Make, file_type, find_or_make, is_proc};
+use super::user_namespace::Opened;
 use podbox_plan::{BindPropagation, BindSource, FileSystem, MountAttributes, TargetKind};
 use podbox_sys::{MountChange, Propagation, mount_setattr};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
@@ -25,7 +26,7 @@ pub fn leave_host_mounts() -> Result<(), OpError> {
 }
 
 /// A detached copy of the mount at a host path.
-pub fn open_bind(bind: &BindSource) -> Result<OwnedFd, OpError> {
+pub fn open_bind(bind: &BindSource, users: Option<&Opened>) -> Result<OwnedFd, OpError> {
     let source = rustix::fs::open(&bind.source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let propagation = match bind.propagation {
         BindPropagation::Private => Some(Propagation::Private),
@@ -44,6 +45,9 @@ pub fn open_bind(bind: &BindSource) -> Result<OwnedFd, OpError> {
     }
     set_attributes(&mount, &bind.attributes, false)?;
     set_attributes(&mount, &bind.recursive_attributes, true)?;
+    if bind.id_mapped {
+        users.ok_or(OpError::NoUserNamespace)?.map(&mount, &bind.source, bind.recursive)?;
+    }
     Ok(mount)
 }
 
@@ -81,8 +85,13 @@ pub fn open_in(owner: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, OpError> {
 /// Mounts a new file system on a target that no symbolic link leads to.
 pub fn mount_fresh(root: BorrowedFd<'_>, target: &Path, fs: &FileSystem) -> Result<(), OpError> {
     let place = find_or_make(root, target, Make::Directory, Links::Refuse)?;
+    move_onto(&open_fresh(fs)?, &place)
+}
+
+/// A detached mount of a new file system.
+pub fn open_fresh(fs: &FileSystem) -> Result<OwnedFd, OpError> {
     let options: Vec<_> = fs.options.iter().map(|(key, value)| (key.as_str(), value.as_deref().map(str::as_bytes))).collect();
-    move_onto(&new_file_system(&fs.kind, &options, &fs.attributes)?, &place)
+    new_file_system(&fs.kind, &options, &fs.attributes)
 }
 
 /// A detached mount of a new file system. What the file system says of its options is part of the error.

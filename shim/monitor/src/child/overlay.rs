@@ -1,8 +1,10 @@
 //! Overlays: the layers of an image put together, as a container's root or as a volume of one.
 
 use super::error::OpError;
-use super::mount::{attribute_flags, copy_of, move_onto, new_file_system};
+use super::mount::{attribute_flags, copy_of, new_file_system};
+use super::root::attach;
 use super::target::{Links, open};
+use super::user_namespace::Opened;
 use podbox_plan::{ImageLayers, MountAttributes, Overlay};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -26,27 +28,51 @@ struct Layers<'a> {
     context: Option<&'a str>,
 }
 
+impl<'a> Layers<'a> {
+    fn of(overlay: &'a Overlay) -> Self {
+        Self { lower: &overlay.lower, writable: Some((&overlay.upper, &overlay.work)), context: overlay.context.as_deref() }
+    }
+}
+
 /// An overlay mounted over `at`. `volatile`: at the container's end nobody waits until its files are on the disk.
 pub fn root(overlay: &Overlay, at: &Path, attributes: &MountAttributes) -> Result<OwnedFd, OpError> {
-    // A start that failed half-way has mounted this layer before.
+    remove_marks(overlay);
+    mount(&Layers::of(overlay), at, attributes, None)
+}
+
+/// An overlay of layers that have their ids on disk within a user namespace, as a detached mount. Put together over `at`.
+pub fn id_mapped_root(overlay: &Overlay, at: &Path, attributes: &MountAttributes, users: &Opened) -> Result<OwnedFd, OpError> {
+    remove_marks(overlay);
+    let whole = mount(&Layers::of(overlay), at, attributes, Some(users))?;
+    let copied = copy_of(&whole, false);
+    leave(at, Some(users))?;
+    copied
+}
+
+/// A start that failed half-way has mounted this layer before.
+fn remove_marks(overlay: &Overlay) {
     for mark in VOLATILE_MARKS {
         let path = overlay.work.join(mark);
         let _ = rustix::fs::unlink(&path).or_else(|_| rustix::fs::rmdir(&path));
     }
-    let writable = Some((overlay.upper.as_path(), overlay.work.as_path()));
-    mount(&Layers { lower: &overlay.lower, writable, context: overlay.context.as_deref() }, at, attributes)
+}
+
+/// Takes away what [`mount`] has put over `at`.
+fn leave(at: &Path, users: Option<&Opened>) -> Result<(), Errno> {
+    unmount(at, UnmountFlags::DETACH)?;
+    users.map_or(Ok(()), |_| unmount(at, UnmountFlags::DETACH))
 }
 
 /// The layers of an image, or one directory of them, as a detached mount.
-pub fn image(image: &ImageLayers) -> Result<OwnedFd, OpError> {
+pub fn image(image: &ImageLayers, users: Option<&Opened>) -> Result<OwnedFd, OpError> {
     // Before Linux 6.15 only what is attached can be copied.
     let layers = Layers { lower: &image.lower, writable: None, context: image.context.as_deref() };
-    let whole = mount(&layers, &image.at, &image.attributes)?;
+    let whole = mount(&layers, &image.at, &image.attributes, users)?;
     let copied = match &image.sub_path {
         None => copy_of(&whole, false),
         Some(path) => directory_of(&whole, path).and_then(|directory| copy_of(directory, false)),
     };
-    unmount(&image.at, UnmountFlags::DETACH)?;
+    leave(&image.at, users)?;
     copied
 }
 
@@ -55,25 +81,38 @@ fn directory_of(image: &OwnedFd, path: &Path) -> Result<OwnedFd, OpError> {
         .map_err(|errno| OpError::Part { part: "its sub path".to_owned(), errno })
 }
 
-fn mount(layers: &Layers<'_>, at: &Path, attributes: &MountAttributes) -> Result<OwnedFd, OpError> {
+/// With `users`, the layers are looked up in a mapped copy of the directory that they all lie in, which is attached over `at` first: one
+/// mapping for all of them.
+fn mount(layers: &Layers<'_>, at: &Path, attributes: &MountAttributes, users: Option<&Opened>) -> Result<OwnedFd, OpError> {
     // Relative names are short: fsconfig(2) takes 255 bytes of one, mount(2) one page of all.
     let parent = common_parent(layers);
-    rustix::process::chdir(&parent)?;
-    let mounted = if logs_what_it_refuses(rustix::system::uname().release()) {
-        mount_old(layers, &parent, at, attributes)
-    } else {
-        match mount_new(layers, &parent, attributes) {
-            Ok(root) => {
-                let place = rustix::fs::open(at, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-                move_onto(&root, &place).map(|()| root)
-            }
-            // Before Linux 6.7 there is no `lowerdir+`.
-            Err(error) if error.errno() == Errno::INVAL => mount_old(layers, &parent, at, attributes).map_err(|_| error),
-            Err(error) => Err(error),
+    let mounted = match users {
+        None => {
+            rustix::process::chdir(&parent)?;
+            mount_from_here(layers, &parent, at, attributes)
+        }
+        Some(users) => {
+            let mapped = users.mapped_copy(&parent)?;
+            attach(&mapped, at)?;
+            rustix::process::fchdir(&mapped)?;
+            users.with_its_files(|| mount_from_here(layers, &parent, at, attributes))
         }
     };
     rustix::process::chdir("/")?;
     mounted
+}
+
+fn mount_from_here(layers: &Layers<'_>, parent: &Path, at: &Path, attributes: &MountAttributes) -> Result<OwnedFd, OpError> {
+    if logs_what_it_refuses(rustix::system::uname().release()) {
+        mount_old(layers, parent, at, attributes)
+    } else {
+        match mount_new(layers, parent, attributes) {
+            Ok(root) => attach(&root, at).map(|()| root),
+            // Before Linux 6.7 there is no `lowerdir+`.
+            Err(error) if error.errno() == Errno::INVAL => mount_old(layers, parent, at, attributes).map_err(|_| error),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Before Linux 6.5 overlayfs writes to the kernel's log what option it does not know, and `lowerdir+` would be there for each container.
@@ -201,7 +240,7 @@ mod tests {
         std::fs::write(directory.path().join("second/etc/second"), "").expect("write");
         let path = |name: &str| directory.path().join(name);
         let overlay = Overlay { lower: vec![path("a:b,c"), path("second")], upper: path("upper"), work: path("work"), context: None };
-        let layers = Layers { lower: &overlay.lower, writable: Some((&overlay.upper, &overlay.work)), context: None };
+        let layers = Layers::of(&overlay);
         let attributes = MountAttributes { no_suid: true, ..MountAttributes::default() };
         // The thread has a working directory of its own since it left the host's mounts.
         rustix::process::chdir(directory.path()).expect("chdir");

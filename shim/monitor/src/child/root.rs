@@ -26,7 +26,12 @@ impl Newborn<'_> {
 /// An empty tmpfs mounted over `at`.
 pub fn empty(at: &Path) -> Result<OwnedFd, OpError> {
     let root = new_file_system("tmpfs", &[("mode", Some(b"0755"))], &MountAttributes::default())?;
-    let place = rustix::fs::open(at, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    move_onto(&root, &place)?;
+    attach(&root, at)?;
     Ok(root)
+}
+
+/// Attaches what is to be the root over `at`, in this namespace.
+pub fn attach(root: &OwnedFd, at: &Path) -> Result<(), OpError> {
+    let place = rustix::fs::open(at, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    move_onto(root, &place)
 }

@@ -120,7 +120,7 @@ impl Newborn<'_> {
 }
 
 /// A pipe is given to the user, who may then open it anew as `/dev/stdout`; anything else belongs to whom it belongs.
-fn give_to_user(descriptor: BorrowedFd<'_>, user: (Uid, Gid)) -> Result<(), Errno> {
+pub(super) fn give_to_user(descriptor: BorrowedFd<'_>, user: (Uid, Gid)) -> Result<(), Errno> {
     match FileType::from_raw_mode(rustix::fs::fstat(descriptor)?.st_mode) {
         FileType::Fifo => rustix::fs::fchown(descriptor, Some(user.0), Some(user.1)),
         _ => Ok(()),

@@ -184,6 +184,7 @@ fn the_failing_step_and_its_reason_are_named() {
         attributes: podbox_plan::MountAttributes::default(),
         recursive_attributes: podbox_plan::MountAttributes::default(),
         propagation: podbox_plan::BindPropagation::Private,
+        id_mapped: false,
     };
     container.opened = vec![Op::OpenBind(missing)];
     let failure = monitor.try_launch(&container.process, &container.plan(), &[]).expect_err("no source");

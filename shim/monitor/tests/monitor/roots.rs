@@ -14,6 +14,7 @@ fn bind(source: &Path) -> BindSource {
         attributes: MountAttributes::default(),
         recursive_attributes: MountAttributes::default(),
         propagation: BindPropagation::Private,
+        id_mapped: false,
     }
 }
 

@@ -29,7 +29,7 @@ impl Child {
     ) -> Result<Self> {
         flush_output()?;
         let (told, tell) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
-        match clone3(CloneArguments { flags: namespaces, cgroup })? {
+        match clone3(CloneArguments { flags: namespaces, cgroup, sibling: false })? {
             Cloned::Child => {
                 // Everything of the parent's that is to be dropped is the parent's: the child never returns.
                 let Err(fault) = become_program(prepare, program);

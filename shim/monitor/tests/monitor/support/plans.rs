@@ -2,7 +2,7 @@
 
 use podbox_plan::{
     ByteString, CapabilitySets, CgroupEntry, ContainerId, DeviceNode, FileSystem, LaunchPlan, LogTarget, MountAttributes, NewNamespaces,
-    NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Stdio,
+    NodeKind, Op, Overlay, PidNamespace, ProcessRef, Program, Stdio, UserNamespace,
 };
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -120,6 +120,7 @@ impl ContainerPlan {
         LaunchPlan {
             namespaces: NewNamespaces { mount: true, ..NewNamespaces::default() },
             pid: self.pid.clone(),
+            user: UserNamespace::Host,
             cgroup: self.cgroup.clone(),
             stdio: self.stdio.clone().unwrap_or(Stdio::Piped { stdin: false, log: self.log_target() }),
             ops,
@@ -155,6 +156,7 @@ pub fn exec_plan(container: &ProcessRef, script: &str) -> LaunchPlan {
     LaunchPlan {
         namespaces: NewNamespaces::default(),
         pid: PidNamespace::Of(container.clone()),
+        user: UserNamespace::Host,
         cgroup: CgroupEntry::default(),
         stdio: Stdio::Passed { stdin: Some(0), stdout: Some(1), stderr: Some(2) },
         ops: vec![
@@ -185,6 +187,7 @@ pub fn pause_plan(directory: &Path, pid: PidNamespace) -> (LaunchPlan, OwnedFd) 
     let plan = LaunchPlan {
         namespaces: NewNamespaces { mount: true, net: true, ipc: true, uts: true },
         pid,
+        user: UserNamespace::Host,
         cgroup: CgroupEntry::default(),
         stdio: Stdio::Closed,
         ops: vec![
