@@ -99,6 +99,9 @@ fn limits(node: &Node) -> Vec<String> {
             limits.push(format!("the kernel has no {what}"));
         }
     }
+    if let Some(reason) = node.confining.lacks_default_profile() {
+        limits.push(format!("AppArmor: podbox's own profile is not loaded: {reason}"));
+    }
     let present = node.hierarchies.controllers();
     let limiting = [Controller::Cpu, Controller::Cpuset, Controller::Memory, Controller::Pids, Controller::Hugetlb];
     for missing in limiting.into_iter().filter(|controller| !present.contains(controller)) {

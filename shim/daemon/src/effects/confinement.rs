@@ -1,6 +1,7 @@
 //! Profiles that confine processes: found, read, compiled, and refused by name where this node cannot keep what is asked for.
 
 use super::apparmor::{self, AppArmorError, DEFAULT_PROFILE};
+use crate::chain::Chain;
 use crate::plan::{ProcessConfinement, SeccompFilter};
 use crate::request::{AppArmorProfile, Confinement, SeccompProfile, SelinuxContext};
 use podbox_seccomp::{Compiled, Filter, FilterError, Filters, PROFILE_BYTES_MAX, Surroundings};
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Confinement that was asked for and cannot be had.
@@ -73,6 +74,8 @@ pub struct Confining {
     seccomp: bool,
     apparmor: bool,
     selinux: bool,
+    /// Why podbox's AppArmor profile cannot be had, if so; found out once.
+    default_profile: OnceLock<Result<(), String>>,
 }
 
 /// What was found, before anything of it is written.
@@ -100,16 +103,26 @@ impl Confining {
     /// By what was found out of the node; `kernel` is its release.
     #[must_use]
     pub fn new(kernel: &str, seccomp: bool, apparmor: bool, selinux: bool) -> Self {
-        Self { filters: Filters::default(), kernel: numbers(kernel), seccomp, apparmor, selinux }
+        let default_profile = OnceLock::new();
+        Self { filters: Filters::default(), kernel: numbers(kernel), seccomp, apparmor, selinux, default_profile }
     }
 
-    /// Loads podbox's AppArmor profile, where that makes sense; who needs it later is told why it is not there.
-    pub fn prepare(&self) {
-        if self.apparmor
-            && let Err(error) = apparmor::load_default()
-        {
-            tracing::warn!(error = %crate::chain::Chain(&error), "containers that ask for no AppArmor profile are not confined by one");
-        }
+    /// Loads podbox's AppArmor profile, where there is AppArmor, and tells whether it is there. The first caller does it, others wait.
+    pub fn has_default_profile(&self) -> bool {
+        let load = || {
+            apparmor::load_default().map_err(|error| {
+                let reason = Chain(&error).to_string();
+                tracing::warn!(reason, "containers that ask for no AppArmor profile are not confined by one");
+                reason
+            })
+        };
+        self.apparmor && self.default_profile.get_or_init(load).is_ok()
+    }
+
+    /// Why containers that ask for no AppArmor profile are not confined, on a node that has AppArmor.
+    #[must_use]
+    pub fn lacks_default_profile(&self) -> Option<&str> {
+        self.default_profile.get().and_then(|loaded| loaded.as_ref().err()).map(String::as_str)
     }
 
     /// Finds all that was asked for. A seccomp filter will stand in `file`.
@@ -162,11 +175,10 @@ impl Confining {
     fn apparmor(&self, asked: &AppArmorProfile) -> Result<Option<String>, ConfinementError> {
         match asked {
             AppArmorProfile::Unconfined => Ok(None),
-            AppArmorProfile::Unspecified => {
-                Ok((self.apparmor && apparmor::is_loaded(DEFAULT_PROFILE)?).then(|| DEFAULT_PROFILE.to_owned()))
-            }
+            AppArmorProfile::Unspecified if !self.has_default_profile() => Ok(None),
             _ if !self.apparmor => Err(ConfinementError::NoAppArmor),
-            AppArmorProfile::RuntimeDefault => {
+            // It may have been unloaded meanwhile.
+            AppArmorProfile::Unspecified | AppArmorProfile::RuntimeDefault => {
                 apparmor::load_default()?;
                 Ok(Some(DEFAULT_PROFILE.to_owned()))
             }
