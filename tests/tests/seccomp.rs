@@ -197,6 +197,15 @@ async fn calls_of_an_architecture_that_the_profile_does_not_name_kill() -> Resul
     Ok(())
 }
 
+/// libseccomp is part of it.
+#[test]
+fn the_binary_needs_no_library_of_the_machines_for_it() -> Result<()> {
+    let binary = std::fs::read(podbox_tests::binary::podbox(podbox_tests::binary::Profile::Dev)?)?;
+    let name = b"libseccomp.so";
+    assert!(!binary.windows(name.len()).any(|window| window == name), "podbox is linked with the shared library");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_pods_profile_holds_for_pause_and_pause_lives() -> Result<()> {
     let daemon = Daemon::for_test().await?;
