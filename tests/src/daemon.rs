@@ -49,6 +49,8 @@ pub struct DaemonOptions {
     pub environment: Vec<(String, String)>,
     /// How many files it may open before it asks for more; `None`: as many as the tests.
     pub open_files: Option<u32>,
+    /// Its directory is on a disk, where the kernel can do more than with the memory that `/tmp` may be.
+    pub on_disk: bool,
     /// The end of the log is printed when the daemon goes, for the test harness to show if the test failed.
     pub show_log: bool,
 }
@@ -63,6 +65,7 @@ impl Default for DaemonOptions {
             more_config: String::new(),
             environment: Vec::new(),
             open_files: None,
+            on_disk: false,
             show_log: false,
         }
     }
@@ -80,6 +83,12 @@ impl DaemonOptions {
     #[must_use]
     pub fn cgroupfs(self) -> Self {
         Self { cgroup_driver: "cgroupfs".to_owned(), ..self }
+    }
+
+    /// On a disk: see [`DaemonOptions::on_disk`].
+    #[must_use]
+    pub fn on_disk(self) -> Self {
+        Self { on_disk: true, ..self }
     }
 
     /// With the binary that is measured.
@@ -161,7 +170,8 @@ impl Daemon {
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = footprint::name(number);
-        let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir().context("make a directory")?;
+        let above = if options.on_disk { PathBuf::from(footprint::ON_DISK) } else { std::env::temp_dir() };
+        let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(above).context("make a directory")?;
         // What keeps strangers out must be the daemon's own directories.
         std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).context("open the directory")?;
         std::fs::create_dir(directory.path().join("logs")).context("make the log directory")?;

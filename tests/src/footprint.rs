@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Where directories are that have to be on a disk.
+pub(crate) const ON_DISK: &str = "/var/tmp";
 /// Test directories are named `podbox-test-PID-NUMBER-RANDOM`, and cgroups `podbox-test-PID-NUMBER`.
 const PREFIX: &str = "podbox-test-";
 
@@ -100,8 +102,8 @@ impl Footprint {
 
 /// Erases what tests left that were killed themselves.
 pub(crate) fn erase_orphans() {
-    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
-    for entry in entries.flatten() {
+    let entries = [std::env::temp_dir(), PathBuf::from(ON_DISK)].into_iter().filter_map(|above| std::fs::read_dir(above).ok());
+    for entry in entries.flatten().flatten() {
         let file_name = entry.file_name().to_string_lossy().into_owned();
         let mut parts = file_name.strip_prefix(PREFIX).into_iter().flat_map(|rest| rest.splitn(3, '-'));
         let (Some(Ok(pid)), Some(Ok(number))) = (parts.next().map(str::parse::<i32>), parts.next().map(str::parse::<u32>)) else {

@@ -5,7 +5,7 @@ use podbox_proto::v1;
 use podbox_proto::v1::NamespaceMode;
 use podbox_tests::host::{self, namespace, status_field};
 use podbox_tests::spec::{FIRST_HOST_ID, own_users, words};
-use podbox_tests::{Census, Container, ContainerSpec, Daemon, Pod, PodSpec, TestImage, wait};
+use podbox_tests::{Census, Container, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, TestImage, wait};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ fn sleeper(name: &str) -> ContainerSpec {
 
 /// A daemon, where the kernel has what pods with users of their own need; it says itself whether that is so.
 async fn daemon() -> Result<Option<Daemon>> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
     let status = daemon.runtime().status(v1::StatusRequest { verbose: false }).await?.into_inner();
     let features = status.runtime_handlers.first().and_then(|handler| handler.features).unwrap_or_default();
     assert_eq!(status.features.unwrap_or_default().user_namespaces_host_network, features.user_namespaces);
@@ -127,15 +127,15 @@ async fn files_have_the_same_owners_inside_and_on_disk() -> Result<()> {
     daemon.import(&TestImage::named("files").file("data/secret", 0o600, b"secret").file("data/gone", 0o644, b""))?;
     let volume = host_volume(&daemon, "volume")?;
     let pod = daemon.run_pod(&mapped("pod")).await?;
-    let spec = sleeper("a").image("localhost/podbox-test/files:latest").mount_with(&volume, "/volume", map_ids).mount_with(
-        Path::new(""),
-        "/model",
-        |mount| {
+    let spec = sleeper("a")
+        .image("localhost/podbox-test/files:latest")
+        .mount_with(&volume, "/volume", map_ids)
+        .mount_with(&volume.join("of-root"), "/etc/one-file", map_ids)
+        .mount_with(Path::new(""), "/model", |mount| {
             map_ids(mount);
             mount.readonly = true;
             mount.image = Some(v1::ImageSpec { image: "localhost/podbox-test/files:latest".to_owned(), ..Default::default() });
-        },
-    );
+        });
     let container = pod.run(&spec).await?;
     // Of the image: read, changed, given away, deleted.
     assert_eq!(
@@ -151,6 +151,7 @@ async fn files_have_the_same_owners_inside_and_on_disk() -> Result<()> {
     let seen = container.sh("stat -c '%u:%g' /volume/of-root /volume/of-alice && cat /volume/of-root && touch /volume/new").await?;
     assert_eq!(seen, "0:0\n1000:1000\nof-root");
     assert_eq!(owner(&volume.join("new"))?, (0, 0));
+    assert_eq!(container.sh("stat -c '%u %a' /etc/one-file; cat /etc/one-file").await?, "0 600\nof-root");
     // Of an image that is a volume.
     assert_eq!(container.sh("stat -c '%u:%g' /model/data/secret; cat /model/data/secret").await?, "0:0\nsecret");
     let mounts = container.status().await?.mounts;
@@ -182,6 +183,22 @@ async fn a_volume_without_mappings_belongs_to_the_nodes_users() -> Result<()> {
     Ok(pod.end().await?)
 }
 
+/// Older kernels let only the node's root set these, wherever; then they are refused by name.
+async fn shared_memory_settings(daemon: &Daemon) -> Result<()> {
+    match daemon.run_pod(&mapped("shm").sysctl("kernel.shm_rmid_forced", "1").sysctl("kernel.shmmni", "99")).await {
+        Ok(pod) => {
+            let container = pod.run(&sleeper("a")).await?;
+            assert_eq!(container.sh("cat /proc/sys/kernel/shm_rmid_forced /proc/sys/kernel/shmmni").await?, "1\n99");
+            Ok(pod.end().await?)
+        }
+        Err(status) => {
+            ensure!(status.message().contains("set the sysctl kernel.shm"), "{status}");
+            host::lacks("IPC settings that a user namespace may change");
+            Ok(())
+        }
+    }
+}
+
 #[tokio::test]
 async fn containers_share_what_they_share_in_any_pod() -> Result<()> {
     let Some(daemon) = daemon().await? else { return Ok(()) };
@@ -197,6 +214,7 @@ async fn containers_share_what_they_share_in_any_pod() -> Result<()> {
     server.sh("echo segment > /dev/shm/segment").await?;
     assert_eq!(client.sh("cat /dev/shm/segment; stat -c %a:%u /dev/shm; hostname").await?, "segment\n1777:0\ntogether");
     assert_eq!(client.sh("cat /proc/sys/net/ipv4/ip_unprivileged_port_start").await?, "77");
+    shared_memory_settings(&daemon).await?;
     // The network is the pod's own to show; its addresses answer.
     assert_eq!(client.sh("ls /sys/class/net | tr '\\n' ' '").await?, "eth0 lo ");
     let ip = pod.ips().await?.remove(0);

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use podbox_proto::v1;
 use podbox_proto::v1::PodSandboxState;
 use podbox_tests::spec::{own_users, words};
-use podbox_tests::{Census, Container, ContainerSpec, Daemon, Pod, PodSpec, host, wait};
+use podbox_tests::{Census, Container, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, host, wait};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ fn sleeper(name: &str) -> ContainerSpec {
 
 /// A daemon and a pod whose containers may be privileged, where there can be one.
 async fn prepared() -> Result<Option<(Daemon, Pod)>> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
     match daemon.run_pod(&PodSpec::new("pod").users(Some(own_users())).privileged()).await {
         Ok(pod) => Ok(Some((daemon, pod))),
         Err(_) => {
@@ -154,7 +154,7 @@ async fn a_newborn_lets_nobody_in_the_pod_look_into_it() -> Result<()> {
 /// there is stands in the pod's cgroup.
 #[tokio::test]
 async fn a_monitor_that_is_killed_during_a_birth_leaves_no_process() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
     let before = daemon.warm_up().await?.without("descriptor");
     let Some(birth) = duration_of_a_birth(&daemon).await? else { return Ok(()) };
     let rounds = (24 / wait::slowness()).max(4);
@@ -179,7 +179,7 @@ async fn a_monitor_that_is_killed_during_a_birth_leaves_no_process() -> Result<(
 /// The same for a stop that overtakes the start, which the monitor carries out.
 #[tokio::test]
 async fn a_stop_during_a_birth_ends_whichever_process_there_is() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
     let before = daemon.warm_up().await?.without("descriptor");
     let Some(birth) = duration_of_a_birth(&daemon).await? else { return Ok(()) };
     let rounds = (24 / wait::slowness()).max(4);
@@ -199,7 +199,7 @@ async fn a_stop_during_a_birth_ends_whichever_process_there_is() -> Result<()> {
 
 #[tokio::test]
 async fn a_daemon_that_is_killed_while_such_a_pod_is_made_leaves_nothing() -> Result<()> {
-    let mut daemon = Daemon::for_test().await?;
+    let mut daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
     let before = daemon.warm_up().await?.without("descriptor");
     if duration_of_a_birth(&daemon).await?.is_none() {
         return Ok(());

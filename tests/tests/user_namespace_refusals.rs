@@ -4,7 +4,7 @@ use anyhow::Result;
 use podbox_proto::v1;
 use podbox_proto::v1::NamespaceMode;
 use podbox_tests::spec::own_users;
-use podbox_tests::{Census, ContainerSpec, Daemon, PodSpec, TestImage, assert_refused, wait};
+use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, PodSpec, TestImage, assert_refused, wait};
 use std::path::Path;
 use tonic::Code;
 
@@ -18,7 +18,7 @@ fn users(uids: &[v1::IdMapping], gids: &[v1::IdMapping]) -> v1::UserNamespace {
 
 #[tokio::test]
 async fn a_pod_with_users_that_cannot_be_is_refused() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
     let before = daemon.warm_up().await?;
     let good = mapping(100_000, 0, 65536);
     let pod = |users| PodSpec::new("refused").users(Some(users));
@@ -50,7 +50,7 @@ async fn a_pod_with_users_that_cannot_be_is_refused() -> Result<()> {
 
 #[tokio::test]
 async fn a_container_that_is_at_odds_with_its_pods_users_is_refused() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
     daemon.import(&TestImage { user: "70000".to_owned(), ..TestImage::named("stranger") })?;
     let of_node = daemon.run_pod(&PodSpec::new("of-node")).await?;
     let Ok(mapped) = daemon.run_pod(&PodSpec::new("mapped").users(Some(own_users()))).await else {
@@ -105,7 +105,7 @@ async fn a_container_that_is_at_odds_with_its_pods_users_is_refused() -> Result<
 /// A file system whose ids cannot be mapped: what is mounted there is named, and nothing is changed in its stead.
 #[tokio::test]
 async fn a_volume_whose_ids_cannot_be_mapped_is_named() -> Result<()> {
-    let daemon = Daemon::for_test().await?;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
     let Ok(pod) = daemon.run_pod(&PodSpec::new("mapped").users(Some(own_users()))).await else {
         podbox_tests::host::lacks("mounts with mapped ids");
         return Ok(());

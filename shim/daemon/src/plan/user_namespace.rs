@@ -84,7 +84,9 @@ pub(super) fn init_in_user_namespace(ops: Vec<Op>, mappings: &UserMappings, at: 
         }
     }
     before.append(&mut rewriting.mounted);
-    before.push(Op::OpenDevices { at: at.to_owned(), devices: rewriting.devices });
+    if !rewriting.devices.is_empty() {
+        before.push(Op::OpenDevices { at: at.to_owned(), devices: rewriting.devices });
+    }
     before.push(joined);
     // A cgroup namespace is the first thing to make within, which has come first among these.
     let first = usize::from(after.first() == Some(&Op::NewCgroupNamespace));
