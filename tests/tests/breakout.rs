@@ -128,8 +128,10 @@ async fn links_in_an_image_lead_to_nothing_of_the_hosts() -> Result<()> {
     std::fs::create_dir(&volume)?;
     let targets = [canary.path().to_owned(), canary.relative(), format!("{}/new/one", canary.path()), format!("{}/file", canary.path())];
     // The base layer has an /etc of its own.
+    const FOLDERS: usize = 4;
     for (number, at) in ["proc", "sys", "dev", "work", "etc/hosts", "etc/resolv.conf", "etc/hostname", "etc/mtab"].into_iter().enumerate() {
-        for (variant, target) in targets.iter().enumerate() {
+        let of_folder = number < FOLDERS;
+        for (variant, target) in targets.iter().enumerate().filter(|(variant, _)| of_folder || variant % 2 == 0) {
             let image = TestImage::named(&format!("link{number}-{variant}")).link(at, target);
             daemon.import(&image)?;
             let spec = ContainerSpec::shell(&format!("c{number}-{variant}"), "touch /work/made /dev/made /proc/made; sleep 1000000");

@@ -326,3 +326,18 @@ async fn a_restarted_daemon_goes_on_with_the_pods_users() -> Result<()> {
     pod.end().await?;
     Census::settle(&daemon, &before, wait::DEADLINE).await
 }
+
+/// Who lists no paths gets the standard lists, and only with users of its own, who are nobody on the node, none.
+#[tokio::test]
+async fn a_container_that_lists_no_paths_sees_all_of_proc_only_with_users_of_its_own() -> Result<()> {
+    let Some(daemon) = daemon().await? else { return Ok(()) };
+    let covered =
+        async |container: &Container| -> Result<String> { container.sh("grep -c ' /proc/[a-z]' /proc/self/mountinfo || true").await };
+    let pod = daemon.run_pod(&mapped("own")).await?;
+    assert_eq!(covered(&pod.run(&sleeper("all")).await?).await?, "0");
+    let lists = sleeper("lists").security(|security| security.masked_paths = words(&["/proc/uptime"]));
+    assert_eq!(covered(&pod.run(&lists).await?).await?, "1");
+    let pod = daemon.run_pod(&PodSpec::new("nodes")).await?;
+    assert_ne!(covered(&pod.run(&ContainerSpec::sleeper("standard")).await?).await?, "0");
+    Ok(())
+}
