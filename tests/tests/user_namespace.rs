@@ -248,6 +248,9 @@ async fn a_process_lives_writes_and_ends_as_in_any_pod() -> Result<()> {
         assert_eq!(short.exit_code().await?, 3);
         short.remove().await?;
     }
+    // Not as the first of its PID namespace, which no signal of its own reaches.
+    let by_signal = of_mapped(ContainerSpec::shell("signal", "kill -40 $$")).pid(NamespaceMode::Pod);
+    assert_eq!(pod.run(&by_signal).await?.exit_code().await?, 128 + 40);
     let greedy =
         of_mapped(ContainerSpec::command("greedy", &["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=200M"])).memory_limit(32 << 20);
     let status = pod.run(&greedy).await?.exited().await?;

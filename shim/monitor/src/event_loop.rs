@@ -7,7 +7,6 @@ use crate::output::{Output, Scratch};
 use crate::poll::{Poll, Token, Watched};
 use crate::process::Running;
 use crate::startup::Prepared;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use podbox_plan::ProcessRef;
 use podbox_plan::wire::{Event, MonitorMessage, Reply, ReplyBody};
 use rustix::fs::{Mode, OFlags};
@@ -158,7 +157,7 @@ impl Monitor {
     fn reap(&mut self) {
         // What it says does not matter: one signal may stand for many, and all are asked after.
         let _ = rustix::io::read(&self.signals, &mut [0; SIGNAL_BYTES]);
-        while let Some(ended) = next_ended() {
+        while let Ok(Some(ended)) = podbox_sys::ended_child() {
             // As long as it is not reaped, its number is its own and its label can be seen.
             self.hear_of(ended);
             // A child that a tracer holds cannot be reaped yet; its signal comes again.
@@ -173,8 +172,12 @@ impl Monitor {
             let mut pending = self.pending.swap_remove(at);
             let executed = pending.read_status() == Progress::Executed;
             if pending.pid != pid {
-                // It goes on as another process.
-                self.pending.push(pending);
+                // It goes on as another process, which may have come to something already.
+                if executed && pending.asker.is_some() && pending.has_its_label() {
+                    self.launched(pending);
+                } else {
+                    self.pending.push(pending);
+                }
                 return;
             }
             match pending.asker {
@@ -267,12 +270,6 @@ impl Monitor {
             self.drop_connection();
         }
     }
-}
-
-/// A child that has ended and is to be reaped.
-fn next_ended() -> Option<Pid> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    Pid::from_raw(waitid(Id::All, flags).ok()?.pid()?.as_raw())
 }
 
 /// The network namespace of a process that is not reaped.

@@ -4,6 +4,7 @@
 //! what it asks of the process is checked. Nothing here knows pods, plans or cgroups.
 
 mod bpf;
+mod child;
 mod clone;
 mod descriptors;
 mod error;
@@ -15,6 +16,7 @@ mod signal;
 mod user_namespace;
 
 pub use bpf::{BpfInstruction, attach_device_filter, load_device_filter};
+pub use child::ended_child;
 pub use clone::{CloneArguments, CloneFlags, Cloned, clone3};
 pub use descriptors::{close_from, close_on_exec_from};
 pub use error::SysError;

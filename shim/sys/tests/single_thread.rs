@@ -1,8 +1,8 @@
 //! `clone3` and signals, each promise in a process of one thread.
 
 use podbox_sys::{
-    CloneArguments, CloneFlags, Cloned, IdMap, SysError, clone3, ignore_signal, new_user_namespace, reset_signals, send_signal,
-    send_signal_to_group,
+    CloneArguments, CloneFlags, Cloned, IdMap, SysError, clone3, ended_child, ignore_signal, new_user_namespace, reset_signals,
+    send_signal, send_signal_to_group,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -47,7 +47,15 @@ fn a_child_goes_on_from_here_and_is_waited_for() {
         before += 2;
         before
     });
+    let ended = loop {
+        match ended_child().expect("there is a child") {
+            Some(ended) => break ended,
+            None => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(ended, pid, "it is told, and not reaped by that");
     assert_eq!(wait(pid).exit_status(), Some(42));
+    assert_eq!(ended_child().expect_err("no child is left").errno(), Errno::CHILD);
 }
 
 fn a_child_can_be_pid_1_of_new_namespaces() {
