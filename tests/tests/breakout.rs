@@ -1,7 +1,7 @@
 //! Ways out of the box that other runtimes had: each was an advisory once. What is inside a container, or stands in its image or in
 //! a volume that it shares, means ill; a canary on the host must not notice.
 //!
-//! Each says how it was seen to fail with its defence switched off.
+//! Each says how it was seen to fail with its defence switched off, where it was.
 
 use anyhow::{Context, Result, ensure};
 use podbox_tests::host::{all_processes, status_field};
@@ -254,6 +254,26 @@ async fn what_poses_as_the_null_device_hides_nothing_and_is_an_error() -> Result
         std::fs::remove_file(&null)?;
     }
     canary.is_untouched("whatever posed as the device")
+}
+
+/// A masked path that is a link hides what it leads to in the container, and never a file of the host's.
+#[tokio::test]
+async fn a_masked_path_that_is_a_link_hides_what_the_container_has_there() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let canary = Canary::new(&daemon)?;
+    let at = format!("{}/file", canary.path());
+    let image =
+        TestImage::named("masked").file(at.trim_start_matches('/'), 0o644, b"the image's").link("secret", &at).link("loop", "/loop");
+    daemon.import(&image)?;
+    let pod = daemon.run_pod(&PodSpec::new("masked")).await?;
+    let spec = |name: &str, path: &str| {
+        let spec = ContainerSpec::sleeper(name).image(&image.name);
+        spec.security(|security| security.masked_paths = vec![path.to_owned()])
+    };
+    let container = pod.run(&spec("link", "/secret")).await?;
+    assert_eq!(container.sh(&format!("cat /secret {at}")).await?, "");
+    refuses_to_start(&pod, &spec("loop", "/loop"), "mask /loop").await?;
+    canary.is_untouched("behind the masked path")
 }
 
 async fn refuses_to_start(pod: &Pod, spec: &ContainerSpec, step: &str) -> Result<()> {

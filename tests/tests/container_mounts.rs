@@ -183,6 +183,18 @@ async fn files_can_be_mounted_and_mounts_can_lie_below_each_other_in_any_order()
     Ok(())
 }
 
+/// Each mount is held by a descriptor while the root is put together; the limit of open files is the program's.
+#[tokio::test]
+async fn more_mounts_than_a_program_may_open_files_are_no_problem() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("many")).await?;
+    let host = directory(&daemon, "volume")?;
+    let spec = (0..1100).fold(ContainerSpec::sleeper("many"), |spec, number| spec.mount(&host, &format!("/many/{number}")));
+    let container = pod.run(&spec).await?;
+    assert_eq!(container.sh("grep -c ' /many/' /proc/self/mountinfo; ulimit -n").await?, "1100\n1024");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_symbolic_link_in_the_image_leads_no_mount_out_of_the_container() -> Result<()> {
     let daemon = Daemon::for_test().await?;

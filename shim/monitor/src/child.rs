@@ -30,7 +30,7 @@ use crate::birth::ChildStreams;
 use crate::process::Running;
 use error::OpError;
 use podbox_plan::wire::LaunchFailure;
-use podbox_plan::{CgroupEntry, LaunchPlan, Op, ProcessRef, Slot};
+use podbox_plan::{CgroupEntry, LaunchPlan, Op, ProcessLimit, ProcessRef, Slot};
 use podbox_sys::{FilterFlags, FilterInstruction};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -72,6 +72,8 @@ struct Newborn<'a> {
     filter: Option<Vec<FilterInstruction>>,
     /// Those that the program shall not have will be closed.
     descriptors_are_marked: bool,
+    /// The limit that its program is to have.
+    open_files: Option<ProcessLimit>,
 }
 
 /// Carries out the plan. Only the child of a `clone3` comes here, and it does not come back.
@@ -84,6 +86,7 @@ pub fn be_born(birth: Birth<'_>) -> ! {
         empty_directory: None,
         filter: None,
         descriptors_are_marked: false,
+        open_files: None,
     };
     let failure = newborn.live();
     newborn.report(&failure);
@@ -128,7 +131,7 @@ impl<'a> Newborn<'a> {
             Op::SetHostname { name } => Ok(rustix::system::sethostname(name.as_bytes())?),
             Op::SetSysctl { key, value } => namespaces::set_sysctl(key, value),
             Op::SetOomScoreAdj { value } => Ok(namespaces::set_oom_score_adj(&value.to_string())?),
-            Op::SetLimits { limits } => limits::set(limits),
+            Op::SetLimits { limits } => self.set_limits(limits),
             Op::SetExecLabel { module, label } => confinement::set_exec_label(*module, label),
             Op::ReadSeccompFilter { path } => {
                 self.filter = Some(confinement::read_filter(path)?);

@@ -58,8 +58,11 @@ fn sockets_of_two_families_cannot_be_made_whatever_the_upper_half_of_the_registe
     for upper in [0, 1 << 32, 0xffff_ffff << 32] {
         for family in 0..46_u64 {
             let want = if [38, 40].contains(&family) { errno(EPERM) } else { ALLOW };
-            assert_eq!(native(&filter, 41, upper | family), want, "{family}");
-            assert_eq!(decide(&filter, I386, 359, family), want, "{family} on 32-bit x86");
+            // socket and socketpair
+            for (number, on_i386) in [(41, 359), (53, 360)] {
+                assert_eq!(native(&filter, number, upper | family), want, "{number} {family}");
+                assert_eq!(decide(&filter, I386, on_i386, family), want, "{on_i386} {family} on 32-bit x86");
+            }
         }
     }
 }

@@ -214,7 +214,8 @@ fn check_user(security: &v1::LinuxSandboxSecurityContext) -> Result<(), RequestE
     for group in &security.supplemental_groups {
         kernel_id("config.linux.security_context.supplemental_groups", *group)?;
     }
-    Ok(())
+    let policy = "config.linux.security_context.supplemental_groups_policy";
+    enum_value::<v1::SupplementalGroupsPolicy>(policy, security.supplemental_groups_policy).map(drop)
 }
 
 /// `sethostname(2)` takes 64 bytes; the name also stands in files of lines, so that it must be one word.

@@ -76,11 +76,12 @@ impl Newborn<'_> {
         Ok(load_filter(&filter, flags)?)
     }
 
-    /// Everything but the standard streams goes at `execve(2)`.
+    /// Everything but the standard streams goes at `execve(2)`, and the limit for what the program opens itself is set.
     pub(super) fn mark_descriptors(&mut self) -> Result<(), OpError> {
         if !self.descriptors_are_marked {
             let first = if matches!(self.birth.streams, ChildStreams::Closed) { 0 } else { 3 };
             podbox_sys::close_on_exec_from(first)?;
+            self.limit_open_files()?;
             self.descriptors_are_marked = true;
         }
         Ok(())

@@ -4,6 +4,7 @@ use super::error::OpError;
 use podbox_plan::CapabilitySets;
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
 use rustix::thread::CapabilitySet;
 
 /// Bits in a capability mask; the kernel knows fewer.
@@ -21,6 +22,9 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32], sets: &CapabilitySets) ->
     rustix::thread::set_keep_capabilities(true)?;
     rustix::thread::set_thread_res_uid(user, user, user)?;
     rustix::thread::set_keep_capabilities(false)?;
+    // A change of ids has made of it what `fs.suid_dumpable` says. Processes of this user must not look into it while it holds
+    // descriptors that are not the container's.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // The kernel takes into the ambient set only what is inheritable too; nothing else is inheritable.
     let (permitted, ambient) = (CapabilitySet::from_bits_retain(sets.permitted), CapabilitySet::from_bits_retain(sets.ambient));
     let all = rustix::thread::CapabilitySets { effective: permitted, permitted, inheritable: ambient };
