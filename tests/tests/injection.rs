@@ -1,7 +1,7 @@
 //! Texts of requests and images that try to be more than they are: real line ends, NULs, separators, and paths that climb. And secrets,
 //! which stand in many texts and must stand in none of podbox's own.
 //!
-//! Each says how it was seen to fail with its defence switched off.
+//! Each says how it was seen to fail with its defence switched off, where it was.
 
 use anyhow::{Context, Result, ensure};
 use podbox_proto::v1;
