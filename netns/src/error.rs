@@ -473,3 +473,20 @@ pub enum BridgeError {
         source: io::Error,
     },
 }
+
+/// A port of a pod cannot be connected to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// Its namespace cannot be entered.
+    #[error(transparent)]
+    Netns(#[from] PodNetnsError),
+    /// Nobody takes the connection.
+    #[error("connect to port {port} on the pod's loopback")]
+    Connect {
+        /// The port.
+        port: u16,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}

@@ -4,6 +4,7 @@
 //! - [`Bridge`] is the built-in backend: one Linux bridge, a veth pair per pod, masquerade for what leaves the node.
 //! - [`BridgeClaim`] keeps a second daemon from a bridge that one serves already.
 //! - [`PodLinks`] counts what went through a pod's links.
+//! - [`dial_loopback`] connects to what listens in a namespace.
 //! - [`loopback_up`] brings up `lo` in a namespace, whatever the backend.
 //!
 //! A backend that calls CNI plugins would stand beside `bridge` as `cni`; both speak in [`PodAddresses`], pod ids and
@@ -19,6 +20,7 @@ mod address;
 mod bridge;
 mod claim;
 mod counters;
+mod dial;
 mod error;
 mod mac;
 mod owner;
@@ -30,7 +32,8 @@ pub use address::{AddressPool, PODS_MAX, PodAddresses};
 pub use bridge::{Attachment, Bridge, BridgeConfig, delete_port};
 pub use claim::BridgeClaim;
 pub use counters::{CountersError, LinkCounters, PodLinks, Traffic};
-pub use error::{BridgeError, ClaimError, ConfigError, FirewallError, PodNetnsError, PoolError, SysctlError};
+pub use dial::dial_loopback;
+pub use error::{BridgeError, ClaimError, ConfigError, DialError, FirewallError, PodNetnsError, PoolError, SysctlError};
 pub use ipnetwork::IpNetwork;
 pub use mac::{MacAddress, ParseMacError};
 pub use owner::Owner;

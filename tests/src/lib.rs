@@ -29,6 +29,7 @@ pub mod probe;
 pub mod pulls;
 pub mod registry;
 pub mod spec;
+pub mod streams;
 pub mod wait;
 
 pub use census::Census;

@@ -8,7 +8,9 @@ mod origin;
 mod value;
 
 pub use error::ConfigError;
-pub use value::{AbsolutePath, BridgeName, CgroupParent, ListenAddress, OptionalAddress, ProgressTimeout, RegistryHost, Subnets};
+pub use value::{
+    AbsolutePath, BridgeName, CgroupParent, IdleTimeout, ListenAddress, OptionalAddress, ProgressTimeout, RegistryHost, Subnets,
+};
 
 use origin::Origin;
 use podbox_image::{AuthFile, Patience, PullOptions};
@@ -182,6 +184,8 @@ impl ImageConfig {
 pub struct StreamConfig {
     /// Where exec, attach and port-forward sessions are taken.
     pub address: ListenAddress,
+    /// A session in which nothing moves for so long is ended.
+    pub idle_timeout_seconds: IdleTimeout,
 }
 
 /// `[metrics]`
@@ -211,14 +215,6 @@ impl Config {
             Some((path, line)) => ConfigError::Content { path: path.to_owned(), line, key: key.to_owned(), reason: reason.to_owned() },
             None => ConfigError::Default { key, reason: reason.to_owned() },
         }
-    }
-
-    /// Keys that were given another value than their default and that nothing looks at yet, each with the file and the line that
-    /// set it.
-    pub fn without_effect(&self) -> Vec<(&'static str, String)> {
-        let set = [("stream.address", self.stream != StreamConfig::default())];
-        let place = |key| self.origin.place_of(key).map(|(path, line)| format!("{}:{line}", path.display())).unwrap_or_default();
-        set.into_iter().filter(|(_, set)| *set).map(|(key, _)| (key, place(key))).collect()
     }
 }
 
@@ -256,6 +252,7 @@ progress_timeout_seconds = 60
 pinned = []
 [stream]
 address = "127.0.0.1:0"
+idle_timeout_seconds = 14400
 [metrics]
 address = ""
 "#;
@@ -276,6 +273,7 @@ address = ""
             ("[cgroup]\nparent = \"/a/../b\"\n", 2, "cgroup.parent", ".."),
             ("[cgroup]\ndriver = \"none\"\n", 2, "cgroup.driver", "unknown variant"),
             ("[stream]\naddress = \"localhost\"\n", 2, "stream.address", "address"),
+            ("[stream]\nidle_timeout_seconds = 0\n", 2, "stream.idle_timeout_seconds", "604800"),
             ("[nowhere]\na = 1\n", 1, "nowhere", "unknown field"),
             ("[network]\n# a comment\nsubnets = []\n", 3, "network.subnets", "no pod subnet"),
             ("[network]\nsubnets = [\"10.88.0.1/16\"]\n", 2, "network.subnets", "10.88.0.0/16"),
@@ -314,17 +312,5 @@ address = ""
             assert_eq!(error, format!("{}:3: cgroup.driver: no", path.display()), "{text:?}");
         }
         assert_eq!(Config::default().refused("cgroup.driver", "no").to_string(), "cgroup.driver, as it is by default: no");
-    }
-
-    #[test]
-    fn what_has_no_effect_yet_is_known_with_its_place() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("podbox.toml");
-        std::fs::write(&path, "[image]\nhosts_dir = \"/hosts\"\n[stream]\naddress = \"127.0.0.1:10010\"\n").expect("write");
-        let place = |line: usize| format!("{}:{line}", path.display());
-        let found = Config::load(Some(&path)).expect("well-formed").without_effect();
-        assert_eq!(found, [("stream.address", place(4))]);
-        std::fs::write(&path, "[stream]\naddress = \"127.0.0.1:0\"\n").expect("write");
-        assert_eq!(Config::load(Some(&path)).expect("well-formed").without_effect(), []);
     }
 }

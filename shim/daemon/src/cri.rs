@@ -15,12 +15,15 @@ mod sandboxes;
 mod stats;
 mod status;
 mod stream;
+mod streaming;
 
 pub use log::LogCalls;
+pub use streaming::PodStreams;
 
 use crate::effects::Node;
 use crate::pod::Pods;
 use crate::store::Store;
+use podbox_stream::Tickets;
 use std::sync::Arc;
 
 /// What answering needs. Both services are made of it.
@@ -29,12 +32,13 @@ pub struct Cri {
     node: Arc<Node>,
     store: Arc<Store>,
     pods: Arc<Pods>,
+    tickets: Tickets,
 }
 
 impl Cri {
-    /// The services of a node.
+    /// The services of a node; `tickets` are of the server that streaming clients are sent to.
     #[must_use]
-    pub fn new(node: Arc<Node>, store: Arc<Store>, pods: Arc<Pods>) -> Self {
-        Self { node, store, pods }
+    pub fn new(node: Arc<Node>, store: Arc<Store>, pods: Arc<Pods>, tickets: Tickets) -> Self {
+        Self { node, store, pods, tickets }
     }
 }

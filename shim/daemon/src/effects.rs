@@ -20,6 +20,7 @@ mod monitor;
 mod network;
 mod open_files;
 mod programs;
+mod streams;
 mod systemd;
 mod usage;
 mod user_namespace;
@@ -32,7 +33,7 @@ pub use cgroups::{
 pub use clock::now_ns;
 pub use confinement::{ConfinementError, Confining};
 pub use devices::{DeviceError, node_devices, requested_devices};
-pub use exec::{CaptureRoom, ExecError, ExecOutput, exec_sync};
+pub use exec::{CAPTURED_STDIO, CaptureRoom, ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;
 pub use files::{collect_netns_names, link_netns, unlink_netns, write_pod_files};
 pub use image::{RootfsError, VolumeError, find_image, find_volume_images, image_defaults, plan_volumes, resolve_user};
@@ -43,6 +44,7 @@ pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_moni
 pub use network::{Network, NetworkError};
 pub use open_files::raise_open_files;
 pub use programs::Programs;
+pub use streams::{attach_connected, connected_stdio, exec_connected};
 pub use systemd::choose_driver;
 pub use usage::{ContainerDetails, DiskSpace, disk_space, read_details};
 pub use user_namespace::why_no_user_namespaces;

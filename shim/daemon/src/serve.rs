@@ -7,7 +7,7 @@ mod socket;
 
 use crate::chain::Chain;
 use crate::config::Config;
-use crate::cri::{Cri, LogCalls};
+use crate::cri::{Cri, LogCalls, PodStreams};
 use crate::effects::{
     CaptureRoom, Confining, Layers, Meters, Network, Node, Programs, choose_driver, discover_facts, raise_open_files,
     why_no_user_namespaces,
@@ -55,9 +55,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Serves until it is told to stop.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     log_to_stderr(&config);
-    for (key, place) in config.without_effect() {
-        tracing::warn!(key, place, "this setting has no effect yet");
-    }
     let open_files = raise_open_files().context("raise the limit of open files")?;
     let _locks = take_directories(&config)?;
     let _claim = claim_bridge(&config)?;
@@ -133,6 +130,7 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
         tracing::error!(error = %Chain(&error), "the pod network is not ready");
     }
     let metrics = listen_for_scrapes(&node).await?;
+    let streams = listen_for_streams(&node).await?;
     let listener = socket::listen(socket.as_ref()).with_context(|| format!("listen on {}", socket.as_ref().display()))?;
     tracing::info!(socket = %socket.as_ref().display(), version = env!("CARGO_PKG_VERSION"), "serving");
     // Without systemd there is nobody to tell.
@@ -142,7 +140,11 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
         tokio::spawn(server.run(node.metrics.clone(), move || population(&store)));
     }
     let log = LogCalls::new(node.metrics.clone());
-    let cri = Cri::new(node, store.clone(), pods);
+    let (end_sessions, ended) = tokio::sync::oneshot::channel::<()>();
+    let idle = node.config.stream.idle_timeout_seconds.duration();
+    let cri = Cri::new(node, store.clone(), pods.clone(), streams.tickets());
+    let endpoint = Arc::new(PodStreams::new(store.clone(), pods));
+    let sessions = tokio::spawn(streams.run(endpoint, idle, async { drop(ended.await) }));
     let stop = async move {
         tokio::select! {
             _ = terminated.recv() => {}
@@ -152,8 +154,24 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         // They would last as long as the daemon does.
         store.end_subscriptions();
+        drop(end_sessions);
     };
-    answer(cri, log, listener, stop).await
+    let answered = answer(cri, log, listener, stop).await;
+    // They have a bound of their own.
+    let _ = sessions.await;
+    answered
+}
+
+/// The server that clients of exec, attach and port-forward are sent to.
+async fn listen_for_streams(node: &Node) -> anyhow::Result<podbox_stream::Server> {
+    let address = node.config.stream.address.0;
+    let server = podbox_stream::Server::bind(address).await;
+    let server = server.with_context(|| node.config.refused("stream.address", &format!("cannot listen on {address}")).to_string())?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "stream.address is reached from outside, and what goes over it is not encrypted");
+    }
+    tracing::info!(address = %server.address(), "serving streams");
+    Ok(server)
 }
 
 /// The server of podbox's own metrics, where the configuration wants one.

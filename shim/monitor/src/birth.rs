@@ -29,6 +29,8 @@ pub enum ChildStreams {
         /// Where its master is sent.
         channel: OwnedFd,
     },
+    /// A terminal, made in the container, whose master is sent over this descriptor of the launch message.
+    PassedTerminal(Slot),
     /// Descriptors of the launch message by index; `None` is the container's `/dev/null`.
     Passed([Option<Slot>; 3]),
 }

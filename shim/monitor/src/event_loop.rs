@@ -49,6 +49,8 @@ struct HeldOutput {
     output: Output,
     until: Instant,
     bytes_left: usize,
+    /// Nothing more is read: followers have yet to take what was.
+    is_closed: bool,
 }
 
 impl Monitor {
@@ -85,6 +87,7 @@ impl Monitor {
             for &token in &ready {
                 self.handle(token);
             }
+            self.let_go_of_followers();
             self.let_go_of_held_output();
             self.leftovers.look_if_due();
             self.is_over |= self.is_abandoned();
@@ -127,6 +130,9 @@ impl Monitor {
     /// them anew, under the same names.
     pub(crate) fn drop_connection(&mut self) {
         if self.connection.take().is_some() {
+            for running in self.running.iter_mut().filter(|running| running.output.stdin_goes_with_connection) {
+                running.output.close_stdin();
+            }
             for pending in self.pending.iter_mut().filter(|pending| pending.asker.is_some()) {
                 pending.asker = None;
                 pending.kill();
@@ -202,7 +208,7 @@ impl Monitor {
             self.send(MonitorMessage::Event(Event::Exited { process: running.process, record }), None);
             if !running.output.is_over() {
                 let until = Instant::now() + HELD_OUTPUT_TIME;
-                self.held.push(HeldOutput { output: running.output, until, bytes_left: HELD_OUTPUT_BYTES_MAX });
+                self.held.push(HeldOutput { output: running.output, until, bytes_left: HELD_OUTPUT_BYTES_MAX, is_closed: false });
             }
         }
     }
@@ -229,17 +235,29 @@ impl Monitor {
         let pending = self.pending.iter_mut().map(|pending| &mut pending.output);
         let mut alive = pending.chain(self.running.iter_mut().map(|running| &mut running.output));
         if let Some(output) = alive.find(|output| output.has(token)) {
-            output.read_ready(token, &mut self.scratch);
+            output.handle_ready(token, &mut self.scratch);
         } else if let Some(held) = self.held.iter_mut().find(|held| held.output.has(token)) {
-            let bytes = held.output.read_ready(token, &mut self.scratch);
+            let bytes = held.output.handle_ready(token, &mut self.scratch);
             held.bytes_left = held.bytes_left.saturating_sub(bytes);
         }
     }
 
     fn time_left(&self) -> Option<Duration> {
         let unvisited = (self.connections == 0).then(|| self.started + FIRST_CONNECTION_TIME);
-        let first = self.held.iter().map(|held| held.until).chain(unvisited).chain(self.leftovers.due()).min();
+        let held = self.held.iter().filter(|held| !held.is_closed).map(|held| held.until);
+        let outputs = self.running.iter().map(|running| &running.output).chain(self.held.iter().map(|held| &held.output));
+        let followers = outputs.filter_map(Output::followers_due);
+        let first = held.chain(followers).chain(unvisited).chain(self.leftovers.due()).min();
         first.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Those who follow a container and take nothing for too long.
+    fn let_go_of_followers(&mut self) {
+        let outputs = self.running.iter_mut().map(|running| &mut running.output).chain(self.held.iter_mut().map(|held| &mut held.output));
+        let now = Instant::now();
+        for output in outputs.filter(|output| output.followers_due().is_some_and(|due| due <= now)) {
+            output.let_go_of_followers(now);
+        }
     }
 
     fn let_go_of_held_output(&mut self) {
@@ -247,10 +265,10 @@ impl Monitor {
             return;
         }
         let now = Instant::now();
-        for held in &mut self.held {
-            if held.until <= now || held.bytes_left == 0 {
-                held.output.close(&mut self.scratch);
-            }
+        for held in self.held.iter_mut().filter(|held| held.until <= now || held.bytes_left == 0) {
+            // Its followers may have yet to take what was read.
+            held.output.close(&mut self.scratch);
+            held.is_closed = true;
         }
         self.held.retain(|held| !held.output.is_over());
     }
@@ -273,7 +291,7 @@ impl Monitor {
 }
 
 /// The network namespace of a process that is not reaped.
-fn network_namespace(pid: Pid) -> Option<OwnedFd> {
+pub(crate) fn network_namespace(pid: Pid) -> Option<OwnedFd> {
     let path = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }

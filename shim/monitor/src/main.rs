@@ -19,6 +19,7 @@ mod connection;
 mod event_loop;
 mod exec_cgroup;
 mod exit_record;
+mod follower;
 mod label;
 mod launch;
 mod log;

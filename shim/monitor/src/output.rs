@@ -1,10 +1,13 @@
-//! What the monitor holds of a process's standard streams: the reading ends of its output, and the writing end of its input.
+//! What the monitor holds of a process's standard streams: the reading ends of its output, with those who follow it, and the writing end of
+//! its input.
 
 use crate::clock;
+use crate::follower::{Follower, Following};
 use crate::log::{LineSplitter, Log, StreamName, format_line, rfc3339_nanos};
 use crate::poll::{Poll, Token, Watched};
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 /// Bytes taken from a stream at once.
 const READ_BYTES: usize = 32 * 1024;
@@ -33,7 +36,11 @@ pub struct Output {
     /// The log file; without one, output is read and dropped.
     pub log: Option<Log>,
     /// The writing end of its input: while it is held, a reader waits instead of finding the end.
-    _stdin: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    /// A client has the input too, and with the daemon's connection both end.
+    pub stdin_goes_with_connection: bool,
+    /// Followers of streams that have ended, which have yet to take something.
+    late: Vec<Follower>,
 }
 
 struct Stream {
@@ -41,6 +48,7 @@ struct Stream {
     name: StreamName,
     is_terminal: bool,
     lines: LineSplitter,
+    followers: Vec<Follower>,
 }
 
 /// What one read gave.
@@ -53,36 +61,97 @@ enum Taken {
 impl Output {
     /// Lines go to `log`; `stdin` is kept open.
     pub fn new(log: Option<Log>, stdin: Option<OwnedFd>) -> Self {
-        Self { streams: Vec::new(), log, _stdin: stdin }
+        Self { log, stdin, ..Self::default() }
     }
 
     /// Watches one more stream, which must not block.
     pub fn add_stream(&mut self, poll: &mut Poll, source: OwnedFd, name: StreamName, is_terminal: bool) -> Result<(), Errno> {
-        self.streams.push(Stream { source: poll.watch(source)?, name, is_terminal, lines: LineSplitter::default() });
+        let source = poll.watch(source)?;
+        self.streams.push(Stream { source, name, is_terminal, lines: LineSplitter::default(), followers: Vec::new() });
         Ok(())
     }
 
-    /// Whether all streams have ended.
+    /// Lets somebody follow one stream; of one that has ended, there is nothing to follow.
+    pub fn follow(&mut self, name: StreamName, follower: Follower) {
+        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.name == name) {
+            stream.followers.push(follower);
+        }
+    }
+
+    /// Another descriptor for what a client may write to: the input, or the terminal, whose size it may set as well.
+    pub fn lend_input(&self) -> Result<Option<OwnedFd>, Errno> {
+        let terminal = self.streams.iter().find(|stream| stream.is_terminal).map(|stream| stream.source.as_fd());
+        let lent = terminal.or(self.stdin.as_ref().map(AsFd::as_fd));
+        lent.map(|lent| rustix::io::fcntl_dupfd_cloexec(lent, 0)).transpose()
+    }
+
+    /// Whether it is a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.streams.iter().any(|stream| stream.is_terminal)
+    }
+
+    /// Closes its input, for whoever else may have it as well.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Whether all streams have ended, and all that was written is taken.
     pub fn is_over(&self) -> bool {
-        self.streams.is_empty()
+        self.streams.is_empty() && self.late.is_empty()
     }
 
-    /// Whether a watch is one of these streams'.
+    /// Whether a watch is one of these streams', or of one who follows them.
     pub fn has(&self, token: Token) -> bool {
-        self.streams.iter().any(|stream| stream.source.token() == token)
+        let followers = self.streams.iter().flat_map(|stream| &stream.followers).chain(&self.late);
+        self.streams.iter().any(|stream| stream.source.token() == token) || followers.into_iter().any(|follower| follower.is_of(token))
     }
 
-    /// Takes what is there of one stream, once; gives the number of bytes.
-    pub fn read_ready(&mut self, token: Token, scratch: &mut Scratch) -> usize {
-        let Some(at) = self.streams.iter().position(|stream| stream.source.token() == token) else { return 0 };
+    /// Takes what is there of one stream, once, or goes on with a follower that is ready; gives the number of bytes taken.
+    pub fn handle_ready(&mut self, token: Token, scratch: &mut Scratch) -> usize {
+        let Some(at) = self.streams.iter().position(|stream| stream.source.token() == token) else {
+            self.serve_followers(token);
+            return 0;
+        };
         match self.streams[at].take(self.log.as_mut(), scratch) {
             Taken::Bytes(bytes) => bytes,
             Taken::NothingNow => 0,
             Taken::End => {
-                self.streams.swap_remove(at).close(self.log.as_mut(), scratch);
+                self.end_stream(at, scratch);
                 0
             }
         }
+    }
+
+    fn serve_followers(&mut self, token: Token) {
+        let serve = |followers: &mut Vec<Follower>| {
+            followers.retain_mut(|follower| !follower.is_of(token) || follower.ready() != Following::Gone);
+        };
+        for stream in &mut self.streams {
+            serve(&mut stream.followers);
+            stream.hold_up();
+        }
+        serve(&mut self.late);
+        self.late.retain(Follower::is_behind);
+    }
+
+    /// When the first follower is let go of if it takes nothing until then.
+    pub fn followers_due(&self) -> Option<Instant> {
+        self.streams.iter().flat_map(|stream| &stream.followers).chain(&self.late).filter_map(Follower::due).min()
+    }
+
+    /// Lets go of followers that have taken nothing for too long.
+    pub fn let_go_of_followers(&mut self, now: Instant) {
+        let is_patient = |follower: &Follower| follower.due().is_none_or(|due| due > now);
+        for stream in &mut self.streams {
+            stream.followers.retain(is_patient);
+            stream.hold_up();
+        }
+        self.late.retain(is_patient);
+    }
+
+    fn end_stream(&mut self, at: usize, scratch: &mut Scratch) {
+        let stream = self.streams.swap_remove(at);
+        self.late.extend(stream.close(self.log.as_mut(), scratch));
     }
 
     /// Takes all that the process has left in its streams when it ended. What others go on writing does not make it longer.
@@ -97,7 +166,7 @@ impl Output {
                 }
             };
             if ended {
-                stream.close(self.log.as_mut(), scratch);
+                self.late.extend(stream.close(self.log.as_mut(), scratch));
             } else {
                 self.streams.push(stream);
             }
@@ -106,8 +175,8 @@ impl Output {
 
     /// Lets go of streams that others still hold.
     pub fn close(&mut self, scratch: &mut Scratch) {
-        for stream in std::mem::take(&mut self.streams) {
-            stream.close(self.log.as_mut(), scratch);
+        while let Some(at) = self.streams.len().checked_sub(1) {
+            self.end_stream(at, scratch);
         }
     }
 }
@@ -119,6 +188,10 @@ impl Stream {
             Ok(0) => Taken::End,
             Ok(bytes) => {
                 self.log_input(log, scratch);
+                if !self.followers.is_empty() {
+                    self.followers.retain_mut(|follower| follower.give(&scratch.input) != Following::Gone);
+                    self.hold_up();
+                }
                 Taken::Bytes(bytes)
             }
             Err(Errno::AGAIN | Errno::INTR) => Taken::NothingNow,
@@ -142,13 +215,22 @@ impl Stream {
         batch.clear();
     }
 
-    /// Writes out a last line that no newline ended.
-    fn close(mut self, log: Option<&mut Log>, scratch: &mut Scratch) {
-        let Some(log) = log else { return };
-        let batch = &mut scratch.batch;
-        self.lines.finish(|tag, text| format_line(batch, &rfc3339_nanos(clock::now_ns()), self.name, tag, text));
-        log.append(batch);
-        batch.clear();
+    /// Nothing more is read of it until those who follow it have taken what was.
+    fn hold_up(&mut self) {
+        // Refused only for want of memory: then it is read, and kept, a little early.
+        let _ = self.source.suspend(self.followers.iter().any(Follower::is_behind));
+    }
+
+    /// Writes out a last line that no newline ended. Gives those who follow it and have yet to take something.
+    fn close(mut self, log: Option<&mut Log>, scratch: &mut Scratch) -> Vec<Follower> {
+        if let Some(log) = log {
+            let batch = &mut scratch.batch;
+            self.lines.finish(|tag, text| format_line(batch, &rfc3339_nanos(clock::now_ns()), self.name, tag, text));
+            log.append(batch);
+            batch.clear();
+        }
+        self.followers.retain(Follower::is_behind);
+        self.followers
     }
 
     fn bytes_waiting(&self) -> usize {

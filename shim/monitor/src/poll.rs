@@ -29,6 +29,7 @@ pub struct Watched {
     epoll: Rc<OwnedFd>,
     descriptor: OwnedFd,
     token: Token,
+    is_suspended: bool,
 }
 
 impl Poll {
@@ -42,7 +43,7 @@ impl Poll {
         let token = Token(self.next);
         self.next += 1;
         epoll::add(&*self.epoll, &descriptor, epoll::EventData::new_u64(token.0), epoll::EventFlags::IN)?;
-        Ok(Watched { epoll: Rc::clone(&self.epoll), descriptor, token })
+        Ok(Watched { epoll: Rc::clone(&self.epoll), descriptor, token, is_suspended: false })
     }
 
     /// Blocks until something happens or the time is over, and fills `ready`.
@@ -67,6 +68,20 @@ impl Watched {
         let flags = if wanted { epoll::EventFlags::IN | epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
         epoll::modify(&*self.epoll, &self.descriptor, epoll::EventData::new_u64(self.token.0), flags)
     }
+
+    /// Watches it no longer for now, not even for the other side's going, or again.
+    pub fn suspend(&mut self, wanted: bool) -> Result<(), Errno> {
+        match (self.is_suspended, wanted) {
+            (false, true) => epoll::delete(&*self.epoll, &self.descriptor)?,
+            (true, false) => {
+                let data = epoll::EventData::new_u64(self.token.0);
+                epoll::add(&*self.epoll, &self.descriptor, data, epoll::EventFlags::IN)?;
+            }
+            (true, true) | (false, false) => {}
+        }
+        self.is_suspended = wanted;
+        Ok(())
+    }
 }
 
 impl AsFd for Watched {
@@ -77,7 +92,7 @@ impl AsFd for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // It was added and is still open, so there is nothing that could fail.
+        // It is still open, and was added unless it is suspended: there is nothing that could fail.
         let _ = epoll::delete(&*self.epoll, &self.descriptor);
     }
 }

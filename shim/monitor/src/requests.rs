@@ -1,10 +1,12 @@
 //! What the daemon asks, and what it is answered.
 
 use crate::connection::ConnectionError;
-use crate::event_loop::Monitor;
+use crate::event_loop::{Monitor, network_namespace};
+use crate::follower::Follower;
 use crate::launch::{Asker, Launcher};
-use podbox_plan::wire::{Received, ReplyBody, Request, RequestBody, RunningProcess, VERSION_MAX, VERSION_MIN};
-use podbox_plan::{ContainerId, LaunchPlan, Op, ProcessRef};
+use crate::log::StreamName;
+use podbox_plan::wire::{AttachedStdin, Received, ReplyBody, Request, RequestBody, RunningProcess, VERSION_MAX, VERSION_MIN};
+use podbox_plan::{ContainerId, LaunchPlan, Op, ProcessRef, Slot};
 use podbox_sys::{send_signal, send_signal_to_group};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -39,6 +41,19 @@ impl Monitor {
             }
             RequestBody::Signal { process, signal, group } => Some(self.signal(&process, signal, group)),
             RequestBody::ReopenLog { container } => Some(self.reopen_log(&container)),
+            RequestBody::Attach { container, stdout, stderr, stdin } => {
+                let (body, input) = self.attach(&container, [stdout, stderr], stdin, descriptors);
+                self.reply_to(connection, request.id, body, input);
+                return;
+            }
+            RequestBody::CloseStdin { container } => Some(self.close_stdin(&container)),
+            RequestBody::OpenNetwork => {
+                let pause = self.running.iter().find(|running| running.process == ProcessRef::Pause);
+                let network = pause.and_then(|pause| network_namespace(pause.pid));
+                let body = if network.is_some() { ReplyBody::Network } else { ReplyBody::NotRunning };
+                self.reply_to(connection, request.id, body, network);
+                return;
+            }
             RequestBody::State => Some(self.state()),
             RequestBody::Shutdown => Some(self.shut_down()),
         };
@@ -113,6 +128,50 @@ impl Monitor {
             Ok(()) => ReplyBody::Done,
             Err(errno) => refused(format!("reopen the log of {process}: {errno}")),
         }
+    }
+
+    /// Lets a client follow a container's output and write to its input.
+    fn attach(
+        &mut self,
+        container: &ContainerId,
+        pipes: [Option<Slot>; 2],
+        stdin: AttachedStdin,
+        descriptors: Vec<OwnedFd>,
+    ) -> (ReplyBody, Option<OwnedFd>) {
+        let process = ProcessRef::Container(container.clone());
+        let Some(running) = self.running.iter_mut().find(|running| running.process == process) else {
+            return (ReplyBody::NotRunning, None);
+        };
+        let failed = |errno: Errno| (refused(format!("attach to {process}: {errno}")), None);
+        let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
+        let mut followers = Vec::new();
+        for (slot, name) in pipes.into_iter().zip([StreamName::Stdout, StreamName::Stderr]) {
+            let Some(slot) = slot else { continue };
+            let pipe = usize::try_from(slot).ok().and_then(|at| descriptors.get_mut(at)?.take());
+            let Some(pipe) = pipe else { return (refused(format!("no descriptor {slot} came with the message")), None) };
+            let follower = rustix::io::ioctl_fionbio(&pipe, true).and_then(|()| Follower::new(&mut self.poll, pipe));
+            match follower {
+                Ok(follower) => followers.push((name, follower)),
+                Err(errno) => return failed(errno),
+            }
+        }
+        let is_lent = stdin != AttachedStdin::Unwanted || running.output.is_terminal();
+        let input = match running.output.lend_input() {
+            Ok(input) => input.filter(|_| is_lent),
+            Err(errno) => return failed(errno),
+        };
+        for (name, follower) in followers {
+            running.output.follow(name, follower);
+        }
+        running.output.stdin_goes_with_connection |= stdin == AttachedStdin::ClosedWithConnection;
+        (ReplyBody::Attached, input)
+    }
+
+    fn close_stdin(&mut self, container: &ContainerId) -> ReplyBody {
+        let process = ProcessRef::Container(container.clone());
+        let Some(running) = self.running.iter_mut().find(|running| running.process == process) else { return ReplyBody::NotRunning };
+        running.output.close_stdin();
+        ReplyBody::Done
     }
 
     fn state(&self) -> ReplyBody {

@@ -140,6 +140,11 @@ pub enum Stdio {
         /// Where lines go (all as `stdout`); `None` drops them.
         log: Option<LogTarget>,
     },
+    /// A pseudo-terminal made inside the container's own devpts, whose master is sent over a socket that came with the message.
+    PassedTerminal {
+        /// Index of the socket's descriptor.
+        channel: Slot,
+    },
     /// Descriptors that came with the message, by index; `None` is the container's `/dev/null`.
     Passed {
         /// Index of the input's descriptor.

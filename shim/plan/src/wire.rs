@@ -12,7 +12,7 @@ mod transport;
 
 pub use transport::{Received, WireError, receive, send};
 
-use crate::{ContainerId, ExitRecord, LaunchPlan, ProcessRef};
+use crate::{ContainerId, ExitRecord, LaunchPlan, ProcessRef, Slot};
 use serde::{Deserialize, Serialize};
 
 /// The oldest version of the protocol that this code speaks.
@@ -66,10 +66,40 @@ pub enum RequestBody {
         /// Whose.
         container: ContainerId,
     },
+    /// Connect a client to a container's streams: what it writes from now on also goes to the pipes that come with the message. One that
+    /// is not read holds the container up for a while, and is then let go of.
+    Attach {
+        /// Whose.
+        container: ContainerId,
+        /// Index of the pipe for its output, or its terminal's.
+        stdout: Option<Slot>,
+        /// Index of the pipe for its error output.
+        stderr: Option<Slot>,
+        /// How its input is wanted.
+        stdin: AttachedStdin,
+    },
+    /// Close a container's input: what reads it finds its end. One that is closed, or a terminal, stays as it is.
+    CloseStdin {
+        /// Whose.
+        container: ContainerId,
+    },
+    /// Give pause's network namespace.
+    OpenNetwork,
     /// List the processes that run.
     State,
     /// End the monitor, once nothing runs any more; refused before.
     Shutdown,
+}
+
+/// How an attached client wants a container's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttachedStdin {
+    /// Not at all.
+    Unwanted,
+    /// Like any other's.
+    Shared,
+    /// It is closed when the connection to the daemon ends, for the client goes with that.
+    ClosedWithConnection,
 }
 
 /// From the monitor.
@@ -107,11 +137,15 @@ pub enum ReplyBody {
         /// When: nanoseconds since the Unix epoch.
         started_at_ns: i64,
     },
+    /// To `Attach`. With the writing end of its input where that was wanted and is open; of a terminal, always with its master.
+    Attached,
+    /// To `OpenNetwork`, with the namespace.
+    Network,
     /// To `Launch`: nothing runs and nothing of it is left.
     LaunchFailed(LaunchFailure),
-    /// Done: to `Signal`, `ReopenLog`, `Shutdown`.
+    /// Done: to `Signal`, `ReopenLog`, `CloseStdin`, `Shutdown`.
     Done,
-    /// To `Signal` and `ReopenLog`: there is no such process (any more).
+    /// There is no such process (any more).
     NotRunning,
     /// To `State`: what runs now.
     State {

@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, UPGRADE};
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -50,15 +51,28 @@ pub enum DialError {
 /// # Errors
 /// Names the step that failed.
 pub async fn dial(url: &str, protocols: &[&str]) -> Result<Connection, DialError> {
-    let bad_url = || DialError::Url { url: url.to_owned() };
-    let uri: Uri = url.parse().map_err(|_| bad_url())?;
-    let authority = uri.authority().ok_or_else(bad_url)?;
+    let (uri, authority) = parse(url)?;
     let (host, port) = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
     let connection = TcpStream::connect((host, port)).await.and_then(|connection| {
         connection.set_nodelay(true)?;
         Ok(connection)
     });
-    let connection = connection.map_err(|source| DialError::Connect { url: url.to_owned(), source })?;
+    begin(connection.map_err(|source| DialError::Connect { url: url.to_owned(), source })?, &uri.to_string(), protocols).await
+}
+
+fn parse(url: &str) -> Result<(Uri, Authority), DialError> {
+    let uri: Option<Uri> = url.parse().ok();
+    let parsed = uri.and_then(|uri| uri.authority().cloned().map(|authority| (uri, authority)));
+    parsed.ok_or_else(|| DialError::Url { url: url.to_owned() })
+}
+
+/// The same over a connection that is there already.
+///
+/// # Errors
+/// Names the step that failed.
+pub async fn begin(connection: TcpStream, url: &str, protocols: &[&str]) -> Result<Connection, DialError> {
+    let bad_url = || DialError::Url { url: url.to_owned() };
+    let (uri, authority) = parse(url)?;
     let (mut sender, driver) = http1::handshake(TokioIo::new(connection)).await?;
     tokio::spawn(driver.with_upgrades());
     let mut request = Request::builder().method(Method::POST).uri(uri.path());

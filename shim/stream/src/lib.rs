@@ -28,7 +28,7 @@ mod token;
 mod transport;
 mod websocket;
 
-pub use client::{DialError, dial};
+pub use client::{DialError, begin, dial};
 pub use endpoint::{
     AttachRequest, Endpoint, ExecRequest, PortForwardRequest, Process, Refusal, StandardStreams, StreamsError, TerminalSize,
 };

@@ -115,7 +115,12 @@ async fn open_channels(connection: &mut Connection, version: Version, streams: S
 pub(crate) async fn run(channels: Channels, version: Version, kind: Kind, start: impl Future<Output = Result<Process, Refusal>>) {
     let outcome = match start.await {
         Ok(process) => converse(process, channels.stdin, channels.stdout, channels.stderr, channels.resize, kind).await,
-        Err(Refusal(why)) => Outcome::Failed(why),
+        Err(Refusal(why)) => {
+            for output in [channels.stdout, channels.stderr].into_iter().flatten() {
+                let _ = output.end().await;
+            }
+            Outcome::Failed(why)
+        }
     };
     let words = if version.has_status { outcome.to_json() } else { outcome.words() };
     // A client that is gone need not be told.

@@ -6,6 +6,7 @@ use crate::handshake::{Answer, Upgrade, negotiate, refusal};
 use crate::remote_command::{self, Kind};
 use crate::spdy::{Connection, Role};
 use crate::token::{Awaited, TokenError, Tokens};
+use crate::transport::prepare;
 use crate::{port_forward, websocket};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, HeaderValue};
@@ -142,8 +143,7 @@ struct Session {
 
 impl<E: Endpoint> Visit<E> {
     async fn serve(&self, connection: TcpStream) {
-        // Small answers to keystrokes must not wait for each other.
-        let _ = connection.set_nodelay(true);
+        prepare(&connection);
         let session = Arc::new(Mutex::new(None));
         let service = service_fn(|mut request: Request<Incoming>| {
             let answer = match self.admit(&mut request) {

@@ -1,6 +1,7 @@
 //! What connections are read from.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -48,6 +49,22 @@ fn is_hung_up(connection: impl AsFd) -> bool {
         Ok(_) => watched[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
         Err(_) => false,
     }
+}
+
+/// After a silence, the peer's kernel is asked whether the connection is still there: one that was closed while we read nothing of it has no
+/// other way to say so.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
+const KEEPALIVES_MAX: u32 = 4;
+
+/// Makes a connection fit for sessions. What cannot be set makes it slower to talk or to notice, and no worse.
+pub(crate) fn prepare(connection: &TcpStream) {
+    // Small answers to keystrokes must not wait for each other.
+    let _ = connection.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(connection, true);
+    let _ = sockopt::set_tcp_keepidle(connection, KEEPALIVE);
+    let _ = sockopt::set_tcp_keepintvl(connection, KEEPALIVE_PAUSE);
+    let _ = sockopt::set_tcp_keepcnt(connection, KEEPALIVES_MAX);
 }
 
 /// Waits for what may wait for ever, unless the peer goes meanwhile; whether it is still there.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 /// Why a value is refused; the key stands before it.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +29,14 @@ pub enum InvalidValue {
     /// A time that is none, or too long to be one.
     #[error("1 to {TIMEOUT_SECONDS_MAX} seconds are due, not {0}")]
     Timeout(u32),
+    /// The same, for a session.
+    #[error("1 to {IDLE_SECONDS_MAX} seconds are due, not {0}")]
+    Idle(u32),
 }
 
 const TIMEOUT_SECONDS_MAX: u32 = 3600;
+/// A week.
+const IDLE_SECONDS_MAX: u32 = 7 * 24 * 3600;
 
 macro_rules! checked_text {
     ($name:ident) => {
@@ -199,6 +205,33 @@ impl TryFrom<u32> for ProgressTimeout {
 
     fn try_from(seconds: u32) -> Result<Self, InvalidValue> {
         if (1..=TIMEOUT_SECONDS_MAX).contains(&seconds) { Ok(Self(seconds)) } else { Err(InvalidValue::Timeout(seconds)) }
+    }
+}
+
+/// How long nothing may move in a session, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct IdleTimeout(u32);
+
+impl IdleTimeout {
+    /// At least a second.
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0.into())
+    }
+}
+
+impl Default for IdleTimeout {
+    /// What the kubelet's `streamingConnectionIdleTimeout` is.
+    fn default() -> Self {
+        Self(4 * 3600)
+    }
+}
+
+impl TryFrom<u32> for IdleTimeout {
+    type Error = InvalidValue;
+
+    fn try_from(seconds: u32) -> Result<Self, InvalidValue> {
+        if (1..=IDLE_SECONDS_MAX).contains(&seconds) { Ok(Self(seconds)) } else { Err(InvalidValue::Idle(seconds)) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `RuntimeService`: what each call is made of.
 
 use super::stream::{Pieces, pieces};
-use super::{Cri, containers, events, node, sandboxes, stats, status};
+use super::{Cri, containers, events, node, sandboxes, stats, status, streaming};
 use crate::request::{ContainerConfig, RequestError, Resources, SandboxConfig, Subject, required};
 use crate::store::{ContainerRecord, SandboxRecord};
 use podbox_proto::v1;
@@ -182,12 +182,10 @@ impl RuntimeService for Cri {
 
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Result<Response<v1::ExecSyncResponse>, Status> {
         let request = request.into_inner();
-        if request.cmd.is_empty() || request.cmd.iter().any(|word| word.contains('\0')) {
-            return Err(status::of_request(RequestError::invalid("cmd", "a command without NUL bytes is due")));
-        }
+        let command = streaming::command("cmd", request.cmd)?;
         let timeout = Some(seconds("timeout", request.timeout)?).filter(|timeout| !timeout.is_zero());
         let record = self.container(&request.container_id)?;
-        let output = self.pods.exec_sync(&record.sandbox_id, &record.id, request.cmd, timeout).await.map_err(status::of_pod)?;
+        let output = self.pods.exec_sync(&record.sandbox_id, &record.id, command, timeout).await.map_err(status::of_pod)?;
         Ok(Response::new(v1::ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.exit_code }))
     }
 
@@ -247,16 +245,16 @@ impl RuntimeService for Cri {
         Ok(Response::new(v1::UpdatePodSandboxResourcesResponse {}))
     }
 
-    async fn exec(&self, _request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
-        Err(status::unimplemented("Exec"))
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
+        streaming::exec(self, request.into_inner()).map(Response::new)
     }
 
-    async fn attach(&self, _request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
-        Err(status::unimplemented("Attach"))
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        streaming::attach(self, &request.into_inner()).map(Response::new)
     }
 
-    async fn port_forward(&self, _request: Request<v1::PortForwardRequest>) -> Result<Response<v1::PortForwardResponse>, Status> {
-        Err(status::unimplemented("PortForward"))
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Result<Response<v1::PortForwardResponse>, Status> {
+        streaming::port_forward(self, &request.into_inner()).map(Response::new)
     }
 
     async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Result<Response<v1::ContainerStatsResponse>, Status> {

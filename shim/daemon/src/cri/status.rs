@@ -124,15 +124,22 @@ fn pod_code(error: &PodError) -> Code {
         | PodError::Start { source, .. }
         | PodError::Signal { source, .. }
         | PodError::ReopenLog { source, .. } => monitor_code(source),
-        PodError::Exec { source: ExecError::TimedOut { .. }, .. } | PodError::DidNotStop { .. } => Code::DeadlineExceeded,
-        PodError::Exec { source: ExecError::Monitor(source), .. } => monitor_code(source),
-        PodError::Exec { source: ExecError::Pipe(_) | ExecError::NoRoom(_), .. } => Code::ResourceExhausted,
+        PodError::DidNotStop { .. } => Code::DeadlineExceeded,
+        PodError::Exec { source, .. } | PodError::Attach { source, .. } => exec_code(source),
         PodError::Joined(error) => pod_code(error),
         PodError::Stopping | PodError::OutOfReach { .. } => Code::Unavailable,
         PodError::Snapshot { source, .. } => image_code(source),
         PodError::Files { source, .. } => io_code(source),
         PodError::Record(RecordError::Read { source, .. } | RecordError::Write { source, .. }) => io_code(source),
         PodError::Record(RecordError::Content { .. } | RecordError::OtherVersion { .. }) | PodError::CutOff => Code::Internal,
+    }
+}
+
+fn exec_code(error: &ExecError) -> Code {
+    match error {
+        ExecError::TimedOut { .. } => Code::DeadlineExceeded,
+        ExecError::Monitor(source) => monitor_code(source),
+        ExecError::Pipe(_) | ExecError::NoRoom(_) => Code::ResourceExhausted,
     }
 }
 

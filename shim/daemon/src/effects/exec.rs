@@ -7,7 +7,7 @@ pub use capture::CaptureRoom;
 use super::{MonitorError, MonitorLink};
 use crate::request::KILL;
 use capture::{Captured, NoRoom, Stream};
-use podbox_plan::{LaunchPlan, ProcessRef};
+use podbox_plan::{LaunchPlan, ProcessRef, Stdio};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -57,10 +57,24 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
+/// How the streams of a command are passed whose output is captured.
+pub const CAPTURED_STDIO: Stdio = Stdio::Passed { stdin: None, stdout: Some(0), stderr: Some(1) };
+
 /// Kills the command when nobody waits for it any more, however that comes.
-struct KillOnDrop {
+pub(super) struct KillOnDrop {
     link: MonitorLink,
     process: Option<ProcessRef>,
+}
+
+impl KillOnDrop {
+    pub(super) fn new(link: &MonitorLink, process: ProcessRef) -> Self {
+        Self { link: link.clone(), process: Some(process) }
+    }
+
+    /// It has ended by itself.
+    pub(super) fn disarm(&mut self) {
+        self.process = None;
+    }
 }
 
 impl Drop for KillOnDrop {
@@ -85,7 +99,7 @@ pub async fn exec_sync(
     let captured = room.capture()?;
     let number = link.next_exec();
     // From here on the command may be there. A kill that comes before its launch has ended ends that, too.
-    let mut guard = KillOnDrop { link: link.clone(), process: Some(ProcessRef::Exec(number)) };
+    let mut guard = KillOnDrop::new(link, ProcessRef::Exec(number));
     let run = run(link, number, plan, captured);
     let outcome = match timeout {
         None => run.await,
@@ -95,12 +109,12 @@ pub async fn exec_sync(
         Err(ExecError::TimedOut { timeout }) => {
             // Answered when it is killed, where the monitor is well; else the guard sees to it.
             if tokio::time::timeout(KILL_TIMEOUT, link.signal(ProcessRef::Exec(number), KILL, true)).await.is_ok() {
-                guard.process = None;
+                guard.disarm();
             }
             Err(ExecError::TimedOut { timeout })
         }
         Ok(output) => {
-            guard.process = None;
+            guard.disarm();
             Ok(output)
         }
         // Whether it runs is not known: one that does not is not killed either.

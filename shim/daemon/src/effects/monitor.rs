@@ -13,8 +13,8 @@ pub use kill::kill_monitor;
 pub use spawn::{spawn_monitor, spawn_unborn_monitor};
 
 use connection::Connection;
-use podbox_plan::wire::{LaunchFailure, ReplyBody, RequestBody, RunningProcess, VERSION_MAX, VERSION_MIN, WireError};
-use podbox_plan::{ContainerId, ExitRecord, LaunchPlan, ProcessRef};
+use podbox_plan::wire::{AttachedStdin, LaunchFailure, ReplyBody, RequestBody, RunningProcess, VERSION_MAX, VERSION_MIN, WireError};
+use podbox_plan::{ContainerId, ExitRecord, LaunchPlan, ProcessRef, Slot};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
@@ -243,6 +243,51 @@ impl MonitorLink {
             ReplyBody::Done => Ok(()),
             ReplyBody::NotRunning => Err(MonitorError::NotRunning { process: ProcessRef::Container(container) }),
             other => Err(refusal(other)),
+        }
+    }
+
+    /// Lets a client follow a container's output through pipes, and gives what it may write to, if that was wanted and is open; of a
+    /// terminal always its master.
+    ///
+    /// # Errors
+    /// [`MonitorError::NotRunning`] if the container ended already.
+    pub async fn attach(
+        &self,
+        container: ContainerId,
+        [stdout, stderr]: [Option<Slot>; 2],
+        stdin: AttachedStdin,
+        pipes: Vec<OwnedFd>,
+    ) -> Result<Option<OwnedFd>, MonitorError> {
+        let body = RequestBody::Attach { container: container.clone(), stdout, stderr, stdin };
+        match self.ask(body, pipes).await? {
+            (ReplyBody::Attached, descriptors) => Ok(descriptors.into_iter().next()),
+            (ReplyBody::NotRunning, _) => Err(MonitorError::NotRunning { process: ProcessRef::Container(container) }),
+            (other, _) => Err(refusal(other)),
+        }
+    }
+
+    /// Closes a container's input.
+    ///
+    /// # Errors
+    /// [`MonitorError::NotRunning`] if the container ended already.
+    pub async fn close_stdin(&self, container: ContainerId) -> Result<(), MonitorError> {
+        match self.ask(RequestBody::CloseStdin { container: container.clone() }, Vec::new()).await?.0 {
+            ReplyBody::Done => Ok(()),
+            ReplyBody::NotRunning => Err(MonitorError::NotRunning { process: ProcessRef::Container(container) }),
+            other => Err(refusal(other)),
+        }
+    }
+
+    /// The pod's network namespace.
+    ///
+    /// # Errors
+    /// [`MonitorError::NotRunning`] if pause has ended.
+    pub async fn open_network(&self) -> Result<OwnedFd, MonitorError> {
+        let not_running = || MonitorError::NotRunning { process: ProcessRef::Pause };
+        match self.ask(RequestBody::OpenNetwork, Vec::new()).await? {
+            (ReplyBody::Network, descriptors) => descriptors.into_iter().next().ok_or(MonitorError::Unexpected),
+            (ReplyBody::NotRunning, _) => Err(not_running()),
+            (other, _) => Err(refusal(other)),
         }
     }
 

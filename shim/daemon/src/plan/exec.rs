@@ -4,14 +4,21 @@ use super::lower::{become_program, set_limits};
 use super::user_namespace::command_in_user_namespace;
 use super::{ContainerPlan, PlanError, SpecError};
 use crate::request::UserMode;
-use podbox_plan::{CgroupEntry, ContainerId, LaunchPlan, NewNamespaces, Op, PidNamespace, ProcessRef, Stdio, UserNamespace};
+use podbox_plan::{ByteString, CgroupEntry, ContainerId, LaunchPlan, NewNamespaces, Op, PidNamespace, ProcessRef, Stdio, UserNamespace};
+use std::borrow::Cow;
 
-/// Plans a process in a container: in all its namespaces and its cgroup, as its user, with its environment. Output goes to
-/// descriptors 0 and 1 of the message.
+/// Plans a process in a container: in all its namespaces and its cgroup, as its user, with its environment. At a
+/// terminal, that says what kind it is.
 ///
 /// # Errors
 /// The container's spec lacks a part that every spec of ours has.
-pub fn plan_exec(container: &ContainerId, plan: &ContainerPlan, command: &[String], cgroup: CgroupEntry) -> Result<LaunchPlan, PlanError> {
+pub fn plan_exec(
+    container: &ContainerId,
+    plan: &ContainerPlan,
+    command: &[String],
+    cgroup: CgroupEntry,
+    stdio: Stdio,
+) -> Result<LaunchPlan, PlanError> {
     let process = plan.spec.process().as_ref().ok_or(PlanError::Spec(SpecError { part: "process" }))?;
     let of = ProcessRef::Container(container.clone());
     let mut ops = vec![
@@ -21,7 +28,11 @@ pub fn plan_exec(container: &ContainerId, plan: &ContainerPlan, command: &[Strin
         Op::ConnectStdio,
         Op::WorkingDirectory { path: process.cwd().clone(), create: false },
     ];
-    ops.extend(become_program(process, command, &plan.environment));
+    let mut environment = Cow::Borrowed(&plan.environment);
+    if matches!(stdio, Stdio::PassedTerminal { .. }) && !environment.iter().any(|variable| variable.0.starts_with(b"TERM=")) {
+        environment.to_mut().push(ByteString(b"TERM=xterm".to_vec()));
+    }
+    ops.extend(become_program(process, command, &environment));
     plan.confinement.apply(&mut ops);
     let user = match plan.users {
         UserMode::Node => UserNamespace::Host,
@@ -35,7 +46,7 @@ pub fn plan_exec(container: &ContainerId, plan: &ContainerPlan, command: &[Strin
         pid: PidNamespace::Of(of),
         user,
         cgroup: CgroupEntry { kill_rest_on_exit: false, ..cgroup },
-        stdio: Stdio::Passed { stdin: None, stdout: Some(0), stderr: Some(1) },
+        stdio,
         ops,
         exit_record: None,
     })

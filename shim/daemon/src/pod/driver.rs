@@ -7,6 +7,7 @@ mod containers;
 mod monitor;
 mod sandbox;
 mod stop;
+mod streams;
 mod updates;
 
 use super::PodError;
@@ -21,7 +22,9 @@ use crate::effects::{ExecOutput, MonitorEvent, MonitorLink, Node, Started};
 use crate::request::{ContainerConfig, ContainerMetadata, Resources};
 use crate::store::{ContainerPhase, ContainerRecord, SandboxRecord, Store};
 use podbox_plan::{ContainerId, ExitRecord, ProcessRef};
+use podbox_stream::{Process, StandardStreams};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,6 +54,9 @@ pub(super) enum Command {
     Stop { id: ContainerId, grace: Duration, reply: Reply<()> },
     Remove { id: ContainerId, reply: Reply<()> },
     Exec { id: ContainerId, command: Vec<String>, timeout: Option<Duration>, reply: Reply<ExecOutput> },
+    ExecConnected { id: ContainerId, command: Vec<String>, streams: StandardStreams, reply: Reply<Process> },
+    Attach { id: ContainerId, streams: StandardStreams, reply: Reply<Process> },
+    OpenNetwork { reply: Reply<OwnedFd> },
     ReopenLog { id: ContainerId, reply: Reply<()> },
     Update { id: ContainerId, asked: Box<Resources>, reply: Reply<()> },
     UpdateSandbox { overhead: Box<Resources>, resources: Box<Resources>, reply: Reply<()> },
@@ -280,6 +286,9 @@ impl Driver {
             Command::Stop { id, grace, reply } => self.stop(&id, grace, reply),
             Command::Remove { id, reply } => self.remove(&id, reply),
             Command::Exec { id, command, timeout, reply } => self.exec(&id, &command, timeout, reply),
+            Command::ExecConnected { id, command, streams, reply } => self.exec_connected(&id, &command, streams, reply),
+            Command::Attach { id, streams, reply } => self.attach(&id, streams, reply),
+            Command::OpenNetwork { reply } => self.open_network(reply),
             Command::ReopenLog { id, reply } => self.reopen_log(&id, reply),
             Command::Update { id, asked, reply } => self.update(&id, *asked, reply),
             Command::UpdateSandbox { overhead, resources, reply } => self.update_sandbox(&overhead, &resources, reply),

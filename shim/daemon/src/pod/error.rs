@@ -122,6 +122,14 @@ pub enum PodError {
         /// Why.
         source: ExecError,
     },
+    /// A client that is to be connected to a container.
+    #[error("attach to container {id}")]
+    Attach {
+        /// Which.
+        id: ContainerId,
+        /// Why.
+        source: ExecError,
+    },
     /// A container's log.
     #[error("reopen the log of container {id}")]
     ReopenLog {

@@ -9,7 +9,9 @@ use crate::request::{ContainerConfig, Resources, SandboxConfig, SandboxMetadata}
 use crate::store::{LookupError, SandboxPhase, Store};
 use ipnetwork::IpNetwork;
 use podbox_plan::{ContainerId, SandboxId};
+use podbox_stream::{Process, StandardStreams};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -217,6 +219,36 @@ impl Pods {
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, PodError> {
         self.command(sandbox, |reply| Command::Exec { id: id.clone(), command, timeout, reply }).await
+    }
+
+    /// Executes a command in a container for a client; dropped, it is ended.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub async fn exec_connected(
+        &self,
+        sandbox: &SandboxId,
+        id: &ContainerId,
+        command: Vec<String>,
+        streams: StandardStreams,
+    ) -> Result<Process, PodError> {
+        self.command(sandbox, |reply| Command::ExecConnected { id: id.clone(), command, streams, reply }).await
+    }
+
+    /// Connects a client to a container's init.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn attach(&self, sandbox: &SandboxId, id: &ContainerId, streams: StandardStreams) -> Result<Process, PodError> {
+        self.command(sandbox, |reply| Command::Attach { id: id.clone(), streams, reply }).await
+    }
+
+    /// The network namespace of a sandbox that is ready.
+    ///
+    /// # Errors
+    /// It is not, or cannot be reached.
+    pub async fn open_network(&self, sandbox: &SandboxId) -> Result<OwnedFd, PodError> {
+        self.command(sandbox, |reply| Command::OpenNetwork { reply }).await
     }
 
     /// Opens a container's log anew.

@@ -40,7 +40,7 @@ impl Newborn<'_> {
                     }
                 }
             }
-            ChildStreams::Terminal { .. } => self.connect_terminal(),
+            ChildStreams::Terminal { .. } | ChildStreams::PassedTerminal(_) => self.connect_terminal(),
             ChildStreams::Passed(slots) => self.connect_passed(*slots),
         }
     }
@@ -97,15 +97,20 @@ impl Newborn<'_> {
         Ok(())
     }
 
-    fn send_terminal(&self, master: &OwnedFd) -> Result<(), Errno> {
-        let ChildStreams::Terminal { channel } = &self.birth.streams else { return Err(Errno::INVAL) };
+    fn send_terminal(&self, master: &OwnedFd) -> Result<(), OpError> {
+        let channel = match &self.birth.streams {
+            ChildStreams::Terminal { channel } => channel.as_fd(),
+            ChildStreams::PassedTerminal(slot) => self.descriptor(*slot)?,
+            ChildStreams::Closed | ChildStreams::Piped { .. } | ChildStreams::Passed(_) => return Err(Errno::INVAL.into()),
+        };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let masters = [master.as_fd()];
         if !ancillary.push(SendAncillaryMessage::ScmRights(&masters)) {
-            return Err(Errno::INVAL);
+            return Err(Errno::INVAL.into());
         }
-        sendmsg(channel, &[IoSlice::new(b"t")], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+        sendmsg(channel, &[IoSlice::new(b"t")], &mut ancillary, SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 
     /// Whom the program will run as; whom not to be is [`Op::Credentials`]' to say.

@@ -129,7 +129,7 @@ impl Newborn<'_> {
     fn give_streams(&self, root: (Uid, Gid)) -> Result<(), OpError> {
         let passed = |slot: &Option<_>| slot.map(|slot| self.descriptor(slot)).transpose();
         let given = match &self.birth.streams {
-            ChildStreams::Closed | ChildStreams::Terminal { .. } => Vec::new(),
+            ChildStreams::Closed | ChildStreams::Terminal { .. } | ChildStreams::PassedTerminal(_) => Vec::new(),
             ChildStreams::Piped { stdin, stdout, stderr } => {
                 let stdin = stdin.as_ref().map(AsFd::as_fd);
                 vec![stdin, Some(stdout.as_fd()), Some(stderr.as_fd())]

@@ -27,6 +27,7 @@ pub fn open_streams(stdio: &Stdio) -> Result<(ChildStreams, MonitorStreams), Err
     match stdio {
         Stdio::Closed => Ok((ChildStreams::Closed, MonitorStreams::default())),
         Stdio::Passed { stdin, stdout, stderr } => Ok((ChildStreams::Passed([*stdin, *stdout, *stderr]), MonitorStreams::default())),
+        Stdio::PassedTerminal { channel } => Ok((ChildStreams::PassedTerminal(*channel), MonitorStreams::default())),
         Stdio::Piped { stdin, .. } => {
             let (input, kept_input) = if *stdin { Some(pipe()?).unzip() } else { (None, None) };
             let ((output, stdout), (error_output, stderr)) = (pipe()?, pipe()?);

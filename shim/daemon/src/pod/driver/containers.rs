@@ -3,7 +3,9 @@
 use super::stop::{Init, Stop, Stopped};
 use super::{Container, Done, Driver, Reply, SharedReply, tell_all};
 use crate::chain::Chain;
-use crate::effects::{ExecOutput, MonitorError, MonitorLink, Started, Subject, cgroup_entry, exec_sync, now_ns, remove_cgroup};
+use crate::effects::{
+    CAPTURED_STDIO, ExecOutput, MonitorError, MonitorLink, Started, Subject, cgroup_entry, exec_sync, now_ns, remove_cgroup,
+};
 use crate::plan::plan_exec;
 use crate::pod::PodError;
 use crate::pod::admission::Verdict;
@@ -283,7 +285,7 @@ impl Driver {
     pub(super) fn exec(&mut self, id: &ContainerId, command: &[String], timeout: Option<Duration>, mut reply: Reply<ExecOutput>) {
         let planned = self.running(id).and_then(|record| {
             let made = parts_of(&record)?;
-            Ok(plan_exec(id, &made.plan, command, cgroup_entry(&self.node.hierarchies, &record.cgroup)?)?)
+            Ok(plan_exec(id, &made.plan, command, cgroup_entry(&self.node.hierarchies, &record.cgroup)?, CAPTURED_STDIO)?)
         });
         let (node, link, id) = (self.node.clone(), self.restored_link(), id.clone());
         tokio::spawn(async move {
@@ -311,7 +313,7 @@ impl Driver {
     }
 
     /// The way to the monitor, which is waited for a little: it may be restored at this moment.
-    fn restored_link(&self) -> impl Future<Output = Result<MonitorLink, PodError>> + use<> {
+    pub(super) fn restored_link(&self) -> impl Future<Output = Result<MonitorLink, PodError>> + use<> {
         let (now, mut link, is_ready) = (self.link(), self.link.subscribe(), self.record.phase == SandboxPhase::Ready);
         async move {
             match now {
@@ -324,7 +326,7 @@ impl Driver {
         }
     }
 
-    fn running(&mut self, id: &ContainerId) -> Result<ContainerRecord, PodError> {
+    pub(super) fn running(&mut self, id: &ContainerId) -> Result<ContainerRecord, PodError> {
         let record = &self.find(id)?.record;
         if record.pid().is_some() {
             return Ok(record.clone());
