@@ -37,6 +37,15 @@ impl NetworkNamespace {
         Ok(Self { file })
     }
 
+    /// The one that a process is in.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn of_process(pid: i32) -> Result<Self> {
+        let file = File::open(format!("/proc/{pid}/ns/net")).context("open the network namespace of a process")?;
+        Ok(Self { file })
+    }
+
     /// Its inode.
     #[must_use]
     pub fn inode(&self) -> u64 {

@@ -125,9 +125,10 @@ fn switching(to: &'static str) -> Answer {
     answer
 }
 
-/// An answer that is no upgrade.
+/// An answer that is no upgrade, after which nothing more is taken.
 pub(crate) fn refusal(status: StatusCode, words: &str) -> Box<Answer> {
     let mut answer = Response::new(Full::new(Bytes::from(format!("{words}\n"))));
     *answer.status_mut() = status;
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Box::new(answer)
 }

@@ -156,7 +156,7 @@ impl<E: Endpoint> Visit<E> {
             std::future::ready(Ok::<_, Infallible>(answer))
         });
         let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX).keep_alive(false);
+        server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
         let connection = server.serve_connection(TokioIo::new(connection), service).with_upgrades();
         let mut is_stopping = self.is_stopping.clone();
         let mut stopping = std::pin::pin!(async move { drop(is_stopping.wait_for(|stopping| *stopping).await) });

@@ -83,5 +83,4 @@ pub(crate) async fn unless_gone(work: impl Future<Output = ()>, is_gone: impl Fn
     }
 }
 
-#[cfg(test)]
-impl Source for tokio::io::ReadHalf<tokio::io::DuplexStream> {}
+impl<C: AsyncRead + Send + Sync + 'static> Source for tokio::io::ReadHalf<C> {}

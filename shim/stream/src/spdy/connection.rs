@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -187,6 +187,13 @@ impl Connection {
             let _ = all_written.send(());
         });
         Self { shared, accepted, written, _tasks: tasks }
+    }
+
+    /// The client's side of a connection over anything that carries bytes.
+    #[must_use]
+    pub fn client(carrier: impl AsyncRead + AsyncWrite + Send + Sync + 'static) -> Self {
+        let (source, sink) = tokio::io::split(Box::pin(carrier));
+        Self::start(Role::Client, source, sink, Bytes::new(), Activity::default())
     }
 
     /// The next stream that the peer opens, already answered; `None` once the peer is gone. Dropped half-way, nothing is lost.
