@@ -2,18 +2,22 @@
 //!
 //! What a newborn asks for is written to a file of `/proc`, and attacks on runtimes had that write end up elsewhere. So nobody's word is
 //! taken for it: who has not the label that was planned does not run.
+//!
+//! One look is enough. `execve(2)` marks the status pipe for closing before it takes the new label on (`begin_new_exec()`), but what is
+//! closed is given back when the process returns to user mode, as everything is since Linux 3.6 (`fput()` leaves it to the task's work):
+//! when the monitor reads the pipe's end, the label is there, and the program about to run its first instruction.
+//!
+//! The program may have run by the time of the look, and have changed its label as its profile lets it. AppArmor's names tell where
+//! that leads below the profile, to one of its children or to a stack with it: it is as good as the profile. Who leaves for another profile
+//! altogether, or for another SELinux context, within that moment cannot be told from one who never had the label, and is ended; a moment
+//! later it may.
 
 use podbox_plan::wire::LaunchFailure;
 use podbox_plan::{LaunchPlan, Op, SecurityModule};
 use rustix::process::Pid;
-use std::thread;
-use std::time::{Duration, Instant};
 
 /// `EACCES`
 const DENIED: i32 = 13;
-/// The kernel closes the status pipe a moment before the label changes (`begin_new_exec()`), on a busy machine a long one.
-const PATIENCE: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// The label that a process is to have.
 pub struct ExpectedLabel {
@@ -30,24 +34,18 @@ impl ExpectedLabel {
         })
     }
 
-    /// Looks at a process that has executed and is not reaped. One with another label is waited for a little.
+    /// Looks at a process that has executed and is not reaped.
     pub fn verify(&self, pid: Pid) -> Result<(), LaunchFailure> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let found = self.current(pid);
-            if found.as_deref() == Some(self.label.as_str()) {
-                return Ok(());
-            }
-            if Instant::now() >= end {
-                let reason = match found {
-                    Some(found) => format!("the process runs as {found:?}"),
-                    None => "the kernel does not tell what the process runs as".to_owned(),
-                };
-                let step = Op::SetExecLabel { module: self.module, label: self.label.clone() }.to_string();
-                return Err(LaunchFailure { step, errno: DENIED, reason });
-            }
-            thread::sleep(PAUSE);
+        let found = self.current(pid);
+        if found.as_deref().is_some_and(|found| self.is_met_by(found)) {
+            return Ok(());
         }
+        let reason = match found {
+            Some(found) => format!("the process runs as {found:?}"),
+            None => "the kernel does not tell what the process runs as".to_owned(),
+        };
+        let step = Op::SetExecLabel { module: self.module, label: self.label.clone() }.to_string();
+        Err(LaunchFailure { step, errno: DENIED, reason })
     }
 
     fn current(&self, pid: Pid) -> Option<String> {
@@ -57,6 +55,15 @@ impl ExpectedLabel {
                 read("apparmor/current").or_else(|| read("current")).map(|text| without_mode(text.trim_end()).to_owned())
             }
             SecurityModule::Selinux => read("current").map(|text| text.trim_end_matches(['\0', '\n']).to_owned()),
+        }
+    }
+
+    fn is_met_by(&self, found: &str) -> bool {
+        // `profile//child`; of a stack, `a//&b`, each part holds.
+        let is_below = |part: &str| part.strip_prefix(self.label.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with("//"));
+        match self.module {
+            SecurityModule::AppArmor => found.split("//&").any(is_below),
+            SecurityModule::Selinux => found == self.label,
         }
     }
 }
@@ -72,7 +79,7 @@ mod tests {
 
     /// This very process runs as something else, or as nothing that the kernel would tell.
     #[test]
-    fn another_label_is_told_and_nobody_is_waited_for_for_ever() {
+    fn another_label_is_told() {
         let expected = ExpectedLabel { module: SecurityModule::AppArmor, label: "podbox-test-nobody".to_owned() };
         let failure = expected.verify(rustix::process::getpid()).expect_err("another label");
         assert_eq!(failure.errno, DENIED);
@@ -88,6 +95,27 @@ mod tests {
             ("(enforce)", "(enforce)"),
         ] {
             assert_eq!(without_mode(text), name);
+        }
+    }
+
+    #[test]
+    fn what_is_below_a_profile_is_as_good_and_nothing_else() {
+        let of = |module| ExpectedLabel { module, label: "a".to_owned() };
+        for (found, is_met) in [
+            ("a", true),
+            ("a//hat", true),
+            ("a//child//deeper", true),
+            ("a//&b", true),
+            ("b//&a", true),
+            ("b//&a//hat", true),
+            ("b", false),
+            ("ab", false),
+            ("b//a", false),
+            ("a/b", false),
+            ("unconfined", false),
+        ] {
+            assert_eq!(of(SecurityModule::AppArmor).is_met_by(found), is_met, "{found}");
+            assert_eq!(of(SecurityModule::Selinux).is_met_by(found), found == "a", "{found}");
         }
     }
 }

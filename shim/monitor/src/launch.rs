@@ -199,13 +199,20 @@ impl Pending {
         match verified {
             Ok(()) => self.label = None,
             Err(failure) => {
-                self.kill();
+                // One that was killed on the way has that to tell, and not what it then ran as.
+                self.said = if self.was_killed() { Vec::new() } else { serde_json::to_vec(&failure).unwrap_or_default() };
                 self.status = None;
-                self.said = serde_json::to_vec(&failure).unwrap_or_default();
+                self.kill();
                 return false;
             }
         }
         true
+    }
+
+    /// Whether a signal has ended it.
+    fn was_killed(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), options), Ok(Some(status)) if status.terminating_signal().is_some())
     }
 
     /// What it said, without what it says before it takes a filter on.

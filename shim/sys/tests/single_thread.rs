@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 
 fn main() {
     a_child_goes_on_from_here_and_is_waited_for();
@@ -19,8 +21,9 @@ fn main() {
     reset_undoes_what_was_ignored();
     a_sibling_is_waited_for_by_the_parent();
     a_user_namespace_is_there_without_a_process_and_has_the_ids_asked_for();
+    the_end_of_a_pipe_that_an_exec_closes_comes_after_its_credentials();
     a_process_of_two_threads_is_refused();
-    println!("9 promises kept");
+    println!("10 promises kept");
 }
 
 /// Runs `act` in a child; its result is the child's exit status.
@@ -158,6 +161,41 @@ fn a_user_namespace_is_there_without_a_process_and_has_the_ids_asked_for() {
     let none = IdMap { first_outside: 0, length: 0 };
     assert_eq!(new_user_namespace(none, gids).expect_err("no ids").errno(), Errno::INVAL);
     assert_eq!(rustix::process::wait(WaitOptions::NOHANG).expect_err("no child is left"), Errno::CHILD);
+}
+
+/// The kernel's own, on which the look at labels relies: they are credentials, as the effective user is that a set-user-ID program has.
+fn the_end_of_a_pipe_that_an_exec_closes_comes_after_its_credentials() {
+    const SOMEBODY: u32 = 65534;
+    // Not below /tmp, where such programs may be ordinary ones.
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("podbox-test-sys-{}", std::process::id()));
+    let program = folder.join("busybox");
+    std::fs::create_dir(&folder).expect("make a folder");
+    std::fs::copy("/bin/busybox", &program).expect("copy");
+    std::os::unix::fs::chown(&program, Some(SOMEBODY), None).expect("chown");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).expect("chmod");
+    let effective = |pid: Pid| -> u32 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).expect("status");
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("user ids");
+        ids.split_whitespace().nth(1).expect("the effective one").parse().expect("a number")
+    };
+    let found: Vec<u32> = (0..500)
+        .map(|_| {
+            let (mut end, held) = std::io::pipe().expect("pipe");
+            let (pid, pidfd) = child(CloneArguments::default(), || {
+                let error = std::process::Command::new(&program).args(["sleep", "60"]).exec();
+                eprintln!("execute {}: {error}", program.display());
+                99
+            });
+            drop(held);
+            assert_eq!(end.read(&mut [0]).expect("read"), 0, "nothing but its end");
+            let found = effective(pid);
+            send_signal(&pidfd, 9).expect("signal");
+            wait(pid);
+            found
+        })
+        .collect();
+    std::fs::remove_dir_all(&folder).expect("remove");
+    assert!(found.iter().all(|user| *user == SOMEBODY), "{found:?}");
 }
 
 fn a_process_of_two_threads_is_refused() {
