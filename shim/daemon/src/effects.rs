@@ -20,6 +20,7 @@ mod monitor;
 mod network;
 mod open_files;
 mod programs;
+mod selinux;
 mod streams;
 mod systemd;
 mod usage;
@@ -44,6 +45,7 @@ pub use monitor::{MonitorError, MonitorEvent, MonitorLink, Started, connect_moni
 pub use network::{Network, NetworkError};
 pub use open_files::raise_open_files;
 pub use programs::Programs;
+pub use selinux::SelinuxError;
 pub use streams::{attach_connected, connected_stdio, exec_connected};
 pub use systemd::choose_driver;
 pub use usage::{ContainerDetails, DiskSpace, disk_space, read_details};

@@ -123,7 +123,7 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
     let node = Arc::new(discover(config, open_files, no_user_namespaces).await?);
     let confining = node.confining.clone();
     // The first container waits for it, not the daemon.
-    tokio::task::spawn_blocking(move || confining.has_default_profile());
+    tokio::task::spawn_blocking(move || confining.prepare());
     let store = Arc::new(Store::new(node.layout.clone()));
     let pods = Pods::recover(node.clone(), store.clone()).await.context("take over the pods on record")?;
     if let Err(error) = node.network.open().await {

@@ -2,7 +2,8 @@
 
 use crate::chain::Chain;
 use crate::effects::{
-    AppArmorError, CgroupsError, ConfinementError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError, VolumeError,
+    AppArmorError, CgroupsError, ConfinementError, DeviceError, ExecError, MonitorError, NetworkError, RootfsError, SelinuxError,
+    VolumeError,
 };
 use crate::plan::{CapabilityError, PlanError};
 use crate::pod::PodError;
@@ -150,9 +151,18 @@ fn confinement_code(error: &ConfinementError) -> Code {
         E::Seccomp { source: FilterError::Compile(CompileError::Library { .. } | CompileError::Export(_)), .. } => Code::Internal,
         E::Read { .. } | E::NoFile { .. } | E::Seccomp { .. } => Code::InvalidArgument,
         E::NoSeccomp | E::NoAppArmor | E::NotLoaded { .. } | E::NoSelinux => Code::FailedPrecondition,
-        E::AppArmor(AppArmorError::NoParser | AppArmorError::Run { .. } | AppArmorError::Load { .. }) => Code::FailedPrecondition,
-        E::AppArmor(AppArmorError::List(_)) => Code::Internal,
+        E::AppArmor(error) => apparmor_code(error),
+        E::DefaultProfile(error) => apparmor_code(error),
+        E::Selinux(SelinuxError::NoContext { .. }) => Code::FailedPrecondition,
+        E::Selinux(SelinuxError::Ask { source, .. }) => io_code(source),
         E::Write { source, .. } => io_code(source),
+    }
+}
+
+fn apparmor_code(error: &AppArmorError) -> Code {
+    match error {
+        AppArmorError::NoParser | AppArmorError::Load { .. } | AppArmorError::NotThere { .. } => Code::FailedPrecondition,
+        AppArmorError::List(_) => Code::Internal,
     }
 }
 

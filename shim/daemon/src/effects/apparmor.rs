@@ -2,26 +2,32 @@
 //!
 //! The kernel lists its profiles in securityfs, which is mounted for the look alone and for nobody else to see. Policy is compiled by
 //! `apparmor_parser`, which is executed when the daemon starts, if podbox's profile is not loaded yet, and where a container asks for it and
-//! it still is not.
+//! it still is not: what failed before is tried again.
+
+mod default_profile;
+mod parser;
+
+pub use default_profile::DefaultProfile;
+pub use parser::ParserError;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-/// The name of podbox's own profile. Another text is another name, so that what is loaded under it is what is meant.
-pub const DEFAULT_PROFILE: &str = "podbox-default-1";
-const DEFAULT_PROFILE_TEXT: &str = include_str!("apparmor/podbox-default-1");
+/// The name of podbox's own profile. Its last part is the beginning of the SHA-256 of the text without that part: another text has another
+/// name, so that what is loaded under it is what is meant.
+pub const DEFAULT_PROFILE: &str = "podbox-default-d62d4bf5";
+const DEFAULT_PROFILE_TEXT: &str = include_str!("apparmor/podbox-default");
 const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 /// Where systems keep what only root runs.
 const FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"];
 const PARSER: &str = "apparmor_parser";
-/// Of what the parser says.
-const SAID_BYTES_MAX: usize = 1024;
+/// It takes a fraction of a second.
+const PARSER_TIME_MAX: Duration = Duration::from_secs(30);
 /// More than any node's list is long.
 const LIST_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -34,19 +40,19 @@ pub enum AppArmorError {
     /// There is no parser.
     #[error("{PARSER} is not installed on this node, so that podbox's own profile cannot be loaded")]
     NoParser,
-    /// The parser cannot be run.
-    #[error("run {}", path.display())]
-    Run {
+    /// The parser failed.
+    #[error("load podbox's own profile by {}", path.display())]
+    Load {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        source: ParserError,
     },
-    /// The parser failed.
-    #[error("{PARSER} does not load podbox's own profile: {said}")]
-    Load {
-        /// The beginning of what it said.
-        said: String,
+    /// The parser succeeded, and the kernel does not have the profile.
+    #[error("{} says that it has loaded podbox's own profile, and the kernel does not have it", path.display())]
+    NotThere {
+        /// Which.
+        path: PathBuf,
     },
 }
 
@@ -76,33 +82,26 @@ fn open_list() -> Result<File, Errno> {
     Ok(rustix::fs::openat(&mount, c"apparmor/profiles", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
-/// Sees to it that podbox's own profile is loaded.
-///
-/// # Errors
-/// It is not, and cannot be.
-pub fn load_default() -> Result<(), AppArmorError> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    if is_loaded(DEFAULT_PROFILE)? {
-        return Ok(());
-    }
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if is_loaded(DEFAULT_PROFILE)? {
-        return Ok(());
-    }
+/// Loads podbox's own profile.
+fn load_default() -> Result<(), AppArmorError> {
     let parser = FOLDERS.iter().map(|folder| Path::new(folder).join(PARSER)).find(|path| path.exists()).ok_or(AppArmorError::NoParser)?;
-    let failed = |source| AppArmorError::Run { path: parser.clone(), source };
-    let mut command = Command::new(&parser);
-    // Nothing is kept on disk: the kernel has it, and another kernel needs another.
-    command.args(["--replace", "--skip-cache", "--quiet"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut running = command.spawn().map_err(failed)?;
-    if let Some(mut stdin) = running.stdin.take() {
-        // One that ended early says why on its standard error.
-        let _ = stdin.write_all(DEFAULT_PROFILE_TEXT.as_bytes());
+    parser::load(&parser, DEFAULT_PROFILE_TEXT, PARSER_TIME_MAX).map_err(|source| AppArmorError::Load { path: parser.clone(), source })?;
+    if is_loaded(DEFAULT_PROFILE)? { Ok(()) } else { Err(AppArmorError::NotThere { path: parser }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podbox_image::Digest;
+
+    /// A node may have the profile of an older podbox loaded, and containers under it.
+    #[test]
+    fn another_text_of_the_profile_has_another_name() {
+        let (stem, part) = DEFAULT_PROFILE.rsplit_once('-').expect("a part that tells the text");
+        let text = DEFAULT_PROFILE_TEXT.replace(DEFAULT_PROFILE, stem);
+        let digest = Digest::of(text.as_bytes()).to_string();
+        let (_, hex) = digest.split_once(':').expect("sha256:");
+        assert_eq!(&hex[..8], part, "the text has changed: it is {stem}-{} from now on, in the text too", &hex[..8]);
+        assert_eq!(text.matches(&format!("profile {stem} ")).count(), 1, "the text is that of the profile");
     }
-    let output = running.wait_with_output().map_err(failed)?;
-    let said = String::from_utf8_lossy(&output.stderr[..output.stderr.len().min(SAID_BYTES_MAX)]).trim().replace('\n', "; ");
-    if !output.status.success() || !is_loaded(DEFAULT_PROFILE)? {
-        return Err(AppArmorError::Load { said: if said.is_empty() { output.status.to_string() } else { said } });
-    }
-    Ok(())
 }

@@ -1,7 +1,8 @@
 //! Profiles that confine processes: found, read, compiled, and refused by name where this node cannot keep what is asked for.
 
-use super::apparmor::{self, AppArmorError, DEFAULT_PROFILE};
-use crate::chain::Chain;
+use super::apparmor::{self, AppArmorError, DEFAULT_PROFILE, DefaultProfile};
+use super::facts::kernel_version;
+use super::selinux::{self, SelinuxError};
 use crate::plan::{ProcessConfinement, SeccompFilter};
 use crate::request::{AppArmorProfile, Confinement, SeccompProfile, SelinuxContext};
 use podbox_seccomp::{Compiled, Filter, FilterError, Filters, PROFILE_BYTES_MAX, Surroundings};
@@ -10,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Confinement that was asked for and cannot be had.
@@ -61,9 +62,15 @@ pub enum ConfinementError {
     /// AppArmor would not.
     #[error("config.linux.security_context.apparmor")]
     AppArmor(#[from] AppArmorError),
+    /// podbox's own profile cannot be had.
+    #[error("config.linux.security_context.apparmor")]
+    DefaultProfile(#[source] Arc<AppArmorError>),
     /// SELinux is not there.
     #[error("config.linux.security_context.selinux_options: SELinux is not enabled on this node")]
     NoSelinux,
+    /// SELinux would not.
+    #[error("config.linux.security_context.selinux_options")]
+    Selinux(#[from] SelinuxError),
 }
 
 /// What the node's kernel can confine by, and the filters that were compiled.
@@ -74,8 +81,7 @@ pub struct Confining {
     seccomp: bool,
     apparmor: bool,
     selinux: bool,
-    /// Why podbox's AppArmor profile cannot be had, if so; found out once.
-    default_profile: OnceLock<Result<(), String>>,
+    default_profile: DefaultProfile,
 }
 
 /// What was found, before anything of it is written.
@@ -103,26 +109,22 @@ impl Confining {
     /// By what was found out of the node; `kernel` is its release.
     #[must_use]
     pub fn new(kernel: &str, seccomp: bool, apparmor: bool, selinux: bool) -> Self {
-        let default_profile = OnceLock::new();
-        Self { filters: Filters::default(), kernel: numbers(kernel), seccomp, apparmor, selinux, default_profile }
+        let kernel = kernel_version(kernel).unwrap_or_default();
+        Self { filters: Filters::default(), kernel, seccomp, apparmor, selinux, default_profile: DefaultProfile::default() }
     }
 
-    /// Loads podbox's AppArmor profile, where there is AppArmor, and tells whether it is there. The first caller does it, others wait.
-    pub fn has_default_profile(&self) -> bool {
-        let load = || {
-            apparmor::load_default().map_err(|error| {
-                let reason = Chain(&error).to_string();
-                tracing::warn!(reason, "containers that ask for no AppArmor profile are not confined by one");
-                reason
-            })
-        };
-        self.apparmor && self.default_profile.get_or_init(load).is_ok()
+    /// Loads podbox's AppArmor profile ahead of the first container, where there is AppArmor.
+    pub fn prepare(&self) {
+        if self.apparmor {
+            // Kept for Status, and tried again by who wants it.
+            let _ = self.default_profile.ensure_loaded();
+        }
     }
 
     /// Why containers that ask for no AppArmor profile are not confined, on a node that has AppArmor.
     #[must_use]
-    pub fn lacks_default_profile(&self) -> Option<&str> {
-        self.default_profile.get().and_then(|loaded| loaded.as_ref().err()).map(String::as_str)
+    pub fn lacks_default_profile(&self) -> Option<String> {
+        self.default_profile.lacking()
     }
 
     /// Finds all that was asked for. A seccomp filter will stand in `file`.
@@ -175,13 +177,14 @@ impl Confining {
     fn apparmor(&self, asked: &AppArmorProfile) -> Result<Option<String>, ConfinementError> {
         match asked {
             AppArmorProfile::Unconfined => Ok(None),
-            AppArmorProfile::Unspecified if !self.has_default_profile() => Ok(None),
+            AppArmorProfile::Unspecified if !self.apparmor => Ok(None),
             _ if !self.apparmor => Err(ConfinementError::NoAppArmor),
-            // It may have been unloaded meanwhile.
-            AppArmorProfile::Unspecified | AppArmorProfile::RuntimeDefault => {
-                apparmor::load_default()?;
-                Ok(Some(DEFAULT_PROFILE.to_owned()))
-            }
+            AppArmorProfile::Unspecified | AppArmorProfile::RuntimeDefault => match self.default_profile.ensure_loaded() {
+                Ok(()) => Ok(Some(DEFAULT_PROFILE.to_owned())),
+                // A node that never had it confines who asks for nothing by nothing, and says so in Status.
+                Err(_) if *asked == AppArmorProfile::Unspecified && self.lacks_default_profile().is_some() => Ok(None),
+                Err(error) => Err(ConfinementError::DefaultProfile(error)),
+            },
             AppArmorProfile::Localhost(name) if apparmor::is_loaded(name)? => Ok(Some(name.clone())),
             AppArmorProfile::Localhost(name) => Err(ConfinementError::NotLoaded { name: name.clone() }),
         }
@@ -193,14 +196,9 @@ impl Confining {
         }
         let or = |part: &'static str, text: &String| if text.is_empty() { part.to_owned() } else { text.clone() };
         let SelinuxContext { user, role, kind, level } = asked;
-        Ok(format!("{}:{}:{}:{}", or("system_u", user), or("system_r", role), or("container_t", kind), or("s0", level)))
+        let context = format!("{}:{}:{}:{}", or("system_u", user), or("system_r", role), or("container_t", kind), or("s0", level));
+        Ok(selinux::canonical_context(&context)?)
     }
-}
-
-/// The first two numbers of a release; 0 where it has none.
-fn numbers(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// A profile's text: a regular file's, not beyond a link, and no more of it than a profile may have.
@@ -216,16 +214,4 @@ fn read_profile(path: &Path) -> Result<Vec<u8>, ConfinementError> {
     // One byte more is too much, and is told so by who parses.
     file.take(PROFILE_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(failed)?;
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_release_has_two_numbers() {
-        for (release, want) in [("6.1.0-38-cloud-amd64", (6, 1)), ("6.18", (6, 18)), ("4.18.0-553.el8", (4, 18)), ("x", (0, 0))] {
-            assert_eq!(numbers(release), want);
-        }
-    }
 }

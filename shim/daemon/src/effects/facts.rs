@@ -26,6 +26,12 @@ fn read(path: &str) -> Result<String, FactsError> {
     Ok(text.trim().to_owned())
 }
 
+/// The first two numbers of a kernel's release; `None` where it does not begin with two.
+pub(super) fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(|text| text.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 /// This boot of the machine.
 ///
 /// # Errors
@@ -108,5 +114,26 @@ fn oom_score_adj_min() -> Result<i32, FactsError> {
             Ok(-1000)
         }
         Err(_) => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kernel_version;
+
+    #[test]
+    fn a_release_begins_with_two_numbers() {
+        for (release, version) in [
+            ("6.1.0-38-cloud-amd64", Some((6, 1))),
+            ("6.18", Some((6, 18))),
+            ("4.18.0-553.el8", Some((4, 18))),
+            ("10.0", Some((10, 0))),
+            ("x", None),
+            ("6", None),
+            ("6.x", None),
+            ("", None),
+        ] {
+            assert_eq!(kernel_version(release), version, "{release:?}");
+        }
     }
 }

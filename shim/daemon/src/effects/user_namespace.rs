@@ -1,5 +1,6 @@
 //! Whether pods can have users of their own here.
 
+use super::facts::kernel_version;
 use podbox_sys::{IdMap, map_ids, new_user_namespace};
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -33,8 +34,7 @@ pub fn why_no_user_namespaces(root_dir: &Path) -> Option<String> {
 
 /// What cannot be read is a new kernel: the launch will tell.
 fn is_too_old(release: &str) -> bool {
-    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse);
-    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < KERNEL_MIN)
+    kernel_version(release).is_some_and(|version| version < KERNEL_MIN)
 }
 
 #[cfg(test)]

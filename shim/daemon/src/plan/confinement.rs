@@ -41,7 +41,7 @@ pub struct ProcessConfinement {
 }
 
 impl ProcessConfinement {
-    /// Puts its ops where they belong among those of a launch.
+    /// Puts its ops where they belong among those of a launch, which are all there.
     pub fn apply(&self, ops: &mut Vec<Op>) {
         if let Some(filter) = &self.seccomp {
             let has_no_new_privileges = ops.contains(&Op::NoNewPrivileges);
@@ -60,7 +60,11 @@ impl ProcessConfinement {
         let filter = self.seccomp.iter().map(|filter| Op::ReadSeccompFilter { path: filter.file.clone() });
         ops.splice(0..0, apparmor.chain(selinux).chain(filter));
         if let Some(label) = self.file_label() {
-            ops.iter_mut().for_each(|op| label_files(op, &label));
+            let mut is_of_pods_users = false;
+            for op in ops {
+                is_of_pods_users |= matches!(op, Op::EnterUserNamespace { .. });
+                label_files(op, &label, is_of_pods_users);
+            }
         }
     }
 
@@ -72,11 +76,15 @@ impl ProcessConfinement {
 }
 
 /// Every file of a mount that is the process's alone. Volumes are labelled as the host has them.
-fn label_files(op: &mut Op, label: &str) {
+///
+/// Of file systems that belong to a user namespace, the kernel lets tmpfs, ramfs and devpts (newer kernels overlayfs, too) say what their
+/// files are, and refuses all others (`EACCES`, `selinux_set_mnt_opts()`): message queues have what the node's policy gives them then. The
+/// overlays of such pods are put together before the namespace is entered, and belong to the node's.
+fn label_files(op: &mut Op, label: &str, is_of_pods_users: bool) {
     match op {
-        Op::OverlayRoot { overlay, .. } => overlay.context = Some(label.to_owned()),
+        Op::OverlayRoot { overlay, .. } | Op::OpenOverlay { overlay, .. } => overlay.context = Some(label.to_owned()),
         Op::OpenImage(layers) => layers.context = Some(label.to_owned()),
-        Op::Mount { fs, .. } if matches!(fs.kind.as_str(), "tmpfs" | "mqueue" | "devpts") => {
+        Op::Mount { fs, .. } if matches!(fs.kind.as_str(), "tmpfs" | "devpts") || fs.kind == "mqueue" && !is_of_pods_users => {
             fs.options.push(("context".to_owned(), Some(label.to_owned())));
         }
         _ => {}
@@ -132,13 +140,17 @@ mod tests {
             target: "/x".into(),
             fs: podbox_plan::FileSystem { kind: kind.to_owned(), options: vec![], attributes: podbox_plan::MountAttributes::default() },
         };
-        let mut ops = vec![of("tmpfs"), of("proc")];
+        let within = Op::EnterUserNamespace { mount: false, net: false, ipc: false, uts: false, cgroup: false };
+        let mut ops = vec![of("tmpfs"), of("mqueue"), of("proc"), within, of("tmpfs"), of("devpts"), of("mqueue")];
         let confinement =
             ProcessConfinement { selinux: Some("system_u:system_r:container_t:s0:c1,c2".to_owned()), ..ProcessConfinement::default() };
         confinement.apply(&mut ops);
-        let contexts: Vec<_> = ops.iter().map(|op| if let Op::Mount { fs, .. } = op { fs.options.clone() } else { vec![] }).collect();
-        let label = "system_u:object_r:container_file_t:s0:c1,c2".to_owned();
-        assert_eq!(contexts, [vec![], vec![("context".to_owned(), Some(label))], vec![]]);
+        let label = ("context".to_owned(), Some("system_u:object_r:container_file_t:s0:c1,c2".to_owned()));
+        let is_labelled: Vec<bool> = ops
+            .iter()
+            .filter_map(|op| if let Op::Mount { fs, .. } = op { Some(fs.options == std::slice::from_ref(&label)) } else { None })
+            .collect();
+        assert_eq!(is_labelled, [true, true, false, true, true, false]);
     }
 
     #[test]

@@ -33,7 +33,6 @@ pub fn plan_exec(
         environment.to_mut().push(ByteString(b"TERM=xterm".to_vec()));
     }
     ops.extend(become_program(process, command, &environment));
-    plan.confinement.apply(&mut ops);
     let user = match plan.users {
         UserMode::Node => UserNamespace::Host,
         UserMode::Pod(mappings) => {
@@ -41,6 +40,7 @@ pub fn plan_exec(
             UserNamespace::Of { process: of.clone(), mappings }
         }
     };
+    plan.confinement.apply(&mut ops);
     Ok(LaunchPlan {
         namespaces: NewNamespaces::default(),
         pid: PidNamespace::Of(of),

@@ -84,7 +84,6 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
     ops.push(Op::ConnectStdio);
     ops.push(Op::WorkingDirectory { path: process.cwd().clone(), create: true });
     ops.extend(become_program(process, process.args().as_deref().unwrap_or_default(), &inputs.plan.environment));
-    inputs.plan.confinement.apply(&mut ops);
 
     let user = match inputs.plan.users {
         UserMode::Node => UserNamespace::Host,
@@ -93,6 +92,7 @@ pub fn lower(inputs: &LaunchInputs<'_>) -> Result<LaunchPlan, PlanError> {
             UserNamespace::Of { process: ProcessRef::Pause, mappings }
         }
     };
+    inputs.plan.confinement.apply(&mut ops);
     Ok(LaunchPlan {
         namespaces: NewNamespaces { mount: true, ..NewNamespaces::default() },
         pid: inputs.plan.pid.clone(),
