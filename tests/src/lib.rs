@@ -24,6 +24,7 @@ pub mod image;
 mod intruder;
 pub mod limits;
 pub mod network;
+pub mod older_monitor;
 pub mod pod;
 pub mod probe;
 pub mod pulls;

@@ -280,9 +280,10 @@ impl Monitor {
         }
     }
 
-    /// Sends to the daemon, if one is there and has said hello; one that cannot be sent to is let go.
+    /// Sends to the daemon, if one is there, has said hello and understands it; one that cannot be sent to is let go.
     fn send(&mut self, message: MonitorMessage, descriptor: Option<OwnedFd>) {
-        if let Some(connection) = self.connection.as_mut().filter(|connection| connection.version.is_some())
+        let understands = |connection: &&mut Connection| connection.version.is_some_and(|version| version >= message.version_needed());
+        if let Some(connection) = self.connection.as_mut().filter(understands)
             && connection.send(message, descriptor).is_err()
         {
             self.drop_connection();

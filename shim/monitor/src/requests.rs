@@ -5,7 +5,9 @@ use crate::event_loop::{Monitor, network_namespace};
 use crate::follower::Follower;
 use crate::launch::{Asker, Launcher};
 use crate::log::StreamName;
-use podbox_plan::wire::{AttachedStdin, Received, ReplyBody, Request, RequestBody, RunningProcess, VERSION_MAX, VERSION_MIN};
+use podbox_plan::wire::{
+    AttachedStdin, MonitorMessage, Received, Reply, ReplyBody, Request, RequestBody, RunningProcess, VERSION_MAX, VERSION_MIN,
+};
 use podbox_plan::{ContainerId, LaunchPlan, Op, ProcessRef, Slot};
 use podbox_sys::{send_signal, send_signal_to_group};
 use rustix::io::Errno;
@@ -30,7 +32,7 @@ impl Monitor {
     fn answer(&mut self, connection: u64, request: Request, descriptors: Vec<OwnedFd>) {
         let greeted = self.connection.as_ref().is_some_and(|connection| connection.version.is_some());
         let body = match request.body {
-            RequestBody::Hello { version_min, version_max } => self.greet(version_min, version_max),
+            RequestBody::Hello { version_min, version_max } => self.greet(request.id, version_min, version_max),
             _ if !greeted => None,
             RequestBody::Launch { process, plan } => {
                 match self.launch(Asker { connection, request: request.id }, process, &plan, descriptors) {
@@ -63,12 +65,17 @@ impl Monitor {
         }
     }
 
-    fn greet(&mut self, version_min: u32, version_max: u32) -> Option<ReplyBody> {
+    /// `None` where there is no common version: the daemon was told, and is let go.
+    fn greet(&mut self, request: u64, version_min: u32, version_max: u32) -> Option<ReplyBody> {
+        let connection = self.connection.as_mut()?;
         let version = version_max.min(VERSION_MAX);
         if version < version_min.max(VERSION_MIN) {
+            let body = refused(format!("it speaks versions {VERSION_MIN} to {VERSION_MAX}"));
+            // Whether it hears of it or not, it is let go.
+            let _ = connection.send(MonitorMessage::Reply(Reply { id: request, body }), None);
             return None;
         }
-        self.connection.as_mut()?.version = Some(version);
+        connection.version = Some(version);
         Some(ReplyBody::Hello { version, monitor_pid: rustix::process::getpid().as_raw_nonzero().get() })
     }
 

@@ -4,21 +4,20 @@
 //! travels in a sealed memfd, the last descriptor of a packet whose body is the word `memfd`; nothing above
 //! [`MESSAGE_BYTES_MAX`] or with more than [`DESCRIPTORS_MAX`] descriptors is sent or taken.
 //!
-//! The daemon speaks first: [`RequestBody::Hello`] with the versions it can speak; the monitor answers with the one it
-//! chose or closes. Unknown fields are passed over, so that versions can add to messages. Each request gets exactly one
-//! [`Reply`], in any order; [`Event`]s come in between. An event is a hint: what it tells also stands on disk.
+//! The daemon speaks first: [`RequestBody::Hello`] with the versions it can speak; the monitor answers with the newest that it
+//! speaks as well, or says that there is none and closes. Unknown fields are passed over, but nothing is sent that the other side
+//! does not know: [`VERSION_MAX`] says how versions are added to. Each request gets exactly one [`Reply`], in any order; [`Event`]s
+//! come in between. An event is a hint: what it tells also stands on disk.
 
 mod transport;
+mod version;
 
 pub use transport::{Received, WireError, receive, send};
+pub use version::{VERSION_MAX, VERSION_MIN};
 
 use crate::{ContainerId, ExitRecord, LaunchPlan, ProcessRef, Slot};
 use serde::{Deserialize, Serialize};
 
-/// The oldest version of the protocol that this code speaks.
-pub const VERSION_MIN: u32 = 1;
-/// The newest version of the protocol that this code speaks.
-pub const VERSION_MAX: u32 = 1;
 /// The largest body that is sent within a packet.
 pub const PACKET_BYTES_MAX: usize = 32 * 1024;
 /// The largest message at all.

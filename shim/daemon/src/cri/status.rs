@@ -331,10 +331,10 @@ fn launch_code(errno: i32) -> Code {
 fn monitor_code(error: &MonitorError) -> Code {
     match error {
         MonitorError::Launch { source, .. } => launch_code(source.errno),
-        MonitorError::NotRunning { .. } => Code::FailedPrecondition,
+        MonitorError::NotRunning { .. } | MonitorError::TooOld { .. } | MonitorError::NoCommonVersion { .. } => Code::FailedPrecondition,
         MonitorError::Gone | MonitorError::Connect(_) | MonitorError::Silent { .. } => Code::Unavailable,
         MonitorError::Spawn { source, .. } => io_code(source),
-        MonitorError::NoCommonVersion | MonitorError::Send(_) | MonitorError::Refused { .. } | MonitorError::Unexpected => Code::Internal,
+        MonitorError::Send(_) | MonitorError::Refused { .. } | MonitorError::Unexpected => Code::Internal,
     }
 }
 

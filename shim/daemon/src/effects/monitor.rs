@@ -4,6 +4,9 @@
 //! made, hands each reply to its asker, the end of an exec to whoever waits for it, and everything else to the pod's driver. When the
 //! socket closes, every asker gets [`MonitorError::Gone`] and the driver sees its channel of events end. Whether the monitor is gone
 //! as well is seen by connecting once more.
+//!
+//! A monitor may be of an older podbox than the daemon. What it does not know it is not asked for: that is an error of the request, and
+//! the pod goes on.
 
 mod connection;
 mod kill;
@@ -25,8 +28,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// A monitor answers in microseconds; one that takes this long to say hello is no use.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nothing that a monitor is asked waits for anything but the monitor; one that is stopped or hangs must not take its askers along.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A launch also waits for what is mounted: the kubelet gives it two minutes.
@@ -59,9 +60,20 @@ pub enum MonitorError {
         /// How long was waited.
         seconds: u64,
     },
-    /// It did not say hello in time, or in a version that we speak.
-    #[error("the monitor does not speak our protocol")]
-    NoCommonVersion,
+    /// It is of another podbox, and speaks no version that we speak.
+    #[error("the pod's monitor speaks none of the versions {VERSION_MIN} to {VERSION_MAX} of the protocol: {said}")]
+    NoCommonVersion {
+        /// What it said.
+        said: String,
+    },
+    /// It is of an older podbox, and does not know what it is to do.
+    #[error("this takes version {needed} of the protocol, and the pod's monitor, which an older podbox started, speaks version {spoken}")]
+    TooOld {
+        /// What the request needs.
+        needed: u32,
+        /// What it was agreed to speak.
+        spoken: u32,
+    },
     /// The request could not be sent.
     #[error("send to the monitor")]
     Send(#[source] WireError),
@@ -119,6 +131,8 @@ pub enum MonitorEvent {
 pub struct MonitorLink {
     requests: mpsc::Sender<connection::Outgoing>,
     next_exec: Arc<AtomicU64>,
+    /// Of the protocol: nothing is asked that needs a newer one.
+    version: u32,
     /// The monitor's process id.
     pub pid: i32,
 }
@@ -136,15 +150,16 @@ pub async fn connect_monitor(folder: &Path, socket: &str) -> Result<(MonitorLink
     tokio::spawn(connection.run());
     // Execs of a daemon before this one may still run: their numbers must not come again.
     let first_exec = super::now_ns().unsigned_abs();
-    let mut link = MonitorLink { requests, next_exec: Arc::new(AtomicU64::new(first_exec)), pid: 0 };
+    let mut link = MonitorLink { requests, next_exec: Arc::new(AtomicU64::new(first_exec)), version: VERSION_MIN, pid: 0 };
     let hello = RequestBody::Hello { version_min: VERSION_MIN, version_max: VERSION_MAX };
-    match tokio::time::timeout(HELLO_TIMEOUT, link.ask(hello, Vec::new())).await {
-        Ok(Ok((ReplyBody::Hello { version, monitor_pid }, _))) if (VERSION_MIN..=VERSION_MAX).contains(&version) => {
-            link.pid = monitor_pid;
+    match link.ask(hello, Vec::new()).await?.0 {
+        ReplyBody::Hello { version, monitor_pid } if (VERSION_MIN..=VERSION_MAX).contains(&version) => {
+            (link.version, link.pid) = (version, monitor_pid);
             Ok((link, heard))
         }
-        Ok(Err(error)) => Err(error),
-        Ok(Ok(_)) | Err(_) => Err(MonitorError::NoCommonVersion),
+        ReplyBody::Hello { version, .. } => Err(MonitorError::NoCommonVersion { said: format!("it chose version {version}") }),
+        ReplyBody::Refused { reason } => Err(MonitorError::NoCommonVersion { said: reason }),
+        _ => Err(MonitorError::Unexpected),
     }
 }
 
@@ -179,6 +194,10 @@ impl MonitorLink {
         descriptors: Vec<OwnedFd>,
         exec: Option<(u64, oneshot::Sender<ExitRecord>)>,
     ) -> Result<(ReplyBody, Vec<OwnedFd>), MonitorError> {
+        let needed = body.version_needed();
+        if needed > self.version {
+            return Err(MonitorError::TooOld { needed, spoken: self.version });
+        }
         let (reply, answered) = oneshot::channel();
         let outgoing = connection::Outgoing { body, descriptors, reply, exec };
         let exchanged = tokio::time::timeout(limit, async {

@@ -1,7 +1,7 @@
 //! The conversation: nothing that a daemon says or does not say hurts the monitor or what runs.
 
 use crate::support::{Image, TestCgroup, TestMonitor, record_at, until};
-use podbox_plan::wire::{LaunchFailure, PACKET_BYTES_MAX, ReplyBody, RequestBody, WireError};
+use podbox_plan::wire::{LaunchFailure, PACKET_BYTES_MAX, ReplyBody, RequestBody, VERSION_MAX, VERSION_MIN, WireError};
 use podbox_plan::{CgroupEntry, Op, ProcessRef};
 use rustix::net::SendFlags;
 use std::os::fd::AsFd;
@@ -27,19 +27,24 @@ fn nothing_is_answered_before_hello_or_to_a_version_that_is_not_spoken() {
     let image = Image::new(monitor.directory.path());
     let container = image.shell(1, "sleep 1000");
     monitor.launch(&container.process, &container.plan());
-    for first in [
-        RequestBody::State,
-        RequestBody::Shutdown,
-        RequestBody::Hello { version_min: 2, version_max: 9 },
-        RequestBody::Hello { version_min: 0, version_max: 0 },
-    ] {
+    for first in [RequestBody::State, RequestBody::Shutdown] {
         monitor.connect_silently();
         monitor.send(first, &[]);
         assert!(matches!(monitor.receive(), Err(WireError::Closed)));
     }
-    monitor.connect_silently();
-    let (answer, _) = monitor.request(RequestBody::Hello { version_min: 0, version_max: 99 }, &[]);
-    assert!(matches!(answer, ReplyBody::Hello { version: 1, .. }));
+    for (version_min, version_max) in [(VERSION_MAX + 1, 99), (0, VERSION_MIN - 1)] {
+        monitor.connect_silently();
+        let (answer, _) = monitor.request(RequestBody::Hello { version_min, version_max }, &[]);
+        assert_eq!(answer, ReplyBody::Refused { reason: format!("it speaks versions {VERSION_MIN} to {VERSION_MAX}") });
+        assert!(matches!(monitor.receive(), Err(WireError::Closed)));
+    }
+    for (version_min, version_max, spoken) in
+        [(0, 99, VERSION_MAX), (VERSION_MIN, VERSION_MIN, VERSION_MIN), (VERSION_MAX, 99, VERSION_MAX)]
+    {
+        monitor.connect_silently();
+        let (answer, _) = monitor.request(RequestBody::Hello { version_min, version_max }, &[]);
+        assert!(matches!(answer, ReplyBody::Hello { version, .. } if version == spoken), "{answer:?}");
+    }
 }
 
 #[test]
