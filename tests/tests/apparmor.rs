@@ -182,8 +182,15 @@ async fn the_default_profile_keeps_all_of_proc_but_processes_and_the_pods_own_sy
     Ok(())
 }
 
+/// What came of a start that the monitor did not see happen.
+struct Unseen {
+    started: Result<(), Status>,
+    /// How many times the monitor went to sleep from then on until the answer.
+    naps: u64,
+}
+
 /// Starts a container and holds its monitor until the program has come to have a label, as if the node had been busy. `None`: no freezer.
-async fn start_unseen(daemon: &Daemon, pod: &Pod, container: &Container, label_then: &str) -> Result<Option<Result<(), Status>>> {
+async fn start_unseen(daemon: &Daemon, pod: &Pod, container: &Container, label_then: &str) -> Result<Option<Unseen>> {
     let cgroup = container.cgroup().await?;
     let folders = cgroup_hierarchies().into_iter().map(|(_, root)| root.join(cgroup.trim_start_matches('/')));
     let Some(folder) = folders.into_iter().find(|folder| folder.join("cgroup.freeze").exists()) else { return Ok(None) };
@@ -195,13 +202,21 @@ async fn start_unseen(daemon: &Daemon, pod: &Pod, container: &Container, label_t
     });
     let newborn = || async { std::fs::read_to_string(folder.join("cgroup.procs")).ok()?.trim().parse::<i32>().ok() };
     let newborn = wait::until("it is born", newborn).await?;
-    let monitor = Pid::from_raw(daemon.monitor_of(&pod.id).context("the pod's monitor")?);
-    kill(monitor, Signal::SIGSTOP)?;
+    let monitor = daemon.monitor_of(&pod.id).context("the pod's monitor")?;
+    kill(Pid::from_raw(monitor), Signal::SIGSTOP)?;
     std::fs::write(folder.join("cgroup.freeze"), "0")?;
     let changed = wait::until_true("its label changes", || label(newborn).is_ok_and(|label| label == label_then)).await;
-    kill(monitor, Signal::SIGCONT)?;
+    let before = naps_of(monitor)?;
+    kill(Pid::from_raw(monitor), Signal::SIGCONT)?;
     changed?;
-    Ok(Some(start.await?))
+    let started = start.await?;
+    Ok(Some(Unseen { started, naps: naps_of(monitor)? - before }))
+}
+
+fn naps_of(pid: i32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let naps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).context("how often it slept")?;
+    Ok(naps.trim().parse()?)
 }
 
 fn leaves_for(name: &str, profile: &Profile, other: &str) -> ContainerSpec {
@@ -221,11 +236,11 @@ async fn a_program_that_leaves_for_what_is_below_its_profile_before_it_was_looke
     let below = format!("{}//below", profile.name);
     let container = pod.create(&leaves_for("below", &profile, &below)).await?;
     let label_then = format!("{below} (enforce)");
-    let Some(started) = start_unseen(&daemon, &pod, &container, &label_then).await? else {
+    let Some(unseen) = start_unseen(&daemon, &pod, &container, &label_then).await? else {
         host::lacks("the freezer of cgroup v2");
         return Ok(());
     };
-    started?;
+    unseen.started?;
     assert_eq!(label(container.pid().await?)?, label_then);
     Ok(())
 }
@@ -239,11 +254,13 @@ async fn a_program_with_another_label_is_ended_at_the_first_look_and_holds_up_no
     let pod = daemon.run_pod(&PodSpec::new("another")).await?;
     let (profile, other) = (Profile::load("podbox-test-left", "change_profile,")?, Profile::load("podbox-test-other", "")?);
     let container = pod.create(&leaves_for("another", &profile, &other.name)).await?;
-    let Some(started) = start_unseen(&daemon, &pod, &container, &format!("{} (enforce)", other.name)).await? else {
+    let Some(unseen) = start_unseen(&daemon, &pod, &container, &format!("{} (enforce)", other.name)).await? else {
         host::lacks("the freezer of cgroup v2");
         return Ok(());
     };
-    assert_refused(started, Code::FailedPrecondition, &["ask for the AppArmor profile", &profile.name, "runs as", &other.name]);
+    // It wakes for the end of the status pipe, the end of the process, and what it is asked: a few times.
+    assert!(unseen.naps < 50, "the monitor waited for the label: it slept {} times", unseen.naps);
+    assert_refused(unseen.started, Code::FailedPrecondition, &["ask for the AppArmor profile", &profile.name, "runs as", &other.name]);
     assert_eq!(container.state().await?, v1::ContainerState::ContainerExited);
     // The profile itself is as good as ever.
     let fine = pod.run(&under(ContainerSpec::sleeper("fine"), ProfileType::Localhost, &profile.name)).await?;

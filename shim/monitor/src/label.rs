@@ -5,7 +5,8 @@
 //!
 //! One look is enough. `execve(2)` marks the status pipe for closing before it takes the new label on (`begin_new_exec()`), but what is
 //! closed is given back when the process returns to user mode, as everything is since Linux 3.6 (`fput()` leaves it to the task's work):
-//! when the monitor reads the pipe's end, the label is there, and the program about to run its first instruction.
+//! when the monitor reads the pipe's end, the label is there, and the program about to run its first instruction. A test of podbox-sys holds
+//! the kernel to that.
 //!
 //! The program may have run by the time of the look, and have changed its label as its profile lets it. AppArmor's names tell where
 //! that leads below the profile, to one of its children or to a stack with it: it is as good as the profile. Who leaves for another profile
