@@ -1,6 +1,8 @@
 //! What the versions of the protocol say is settled: every form of every message is held against what is written down.
 
-use podbox_plan::wire::{Event, LaunchFailure, MonitorMessage, Reply, ReplyBody, Request, RequestBody, RunningProcess, VERSION_MAX};
+use podbox_plan::wire::{
+    AttachedStdin, Event, LaunchFailure, MonitorMessage, Reply, ReplyBody, Request, RequestBody, RunningProcess, VERSION_MAX,
+};
 use podbox_plan::{
     BindPropagation, BindSource, CapabilitySets, CgroupEntry, ContainerId, DeviceNode, ExitRecord, FileSystem, IdRange, ImageLayers,
     LaunchPlan, LimitKind, LogTarget, MountAttributes, NewNamespaces, NodeKind, Op, OpenedDevice, Overlay, PidNamespace, ProcessLimit,
@@ -114,6 +116,9 @@ fn requests() -> Vec<RequestBody> {
         launch(UserNamespace::New(MAPPINGS)),
         RequestBody::Signal { process: ProcessRef::Exec(1), signal: 15, group: true },
         RequestBody::ReopenLog { container: container() },
+        RequestBody::Attach { container: container(), stdout: Some(0), stderr: None, stdin: AttachedStdin::Shared },
+        RequestBody::CloseStdin { container: container() },
+        RequestBody::OpenNetwork,
         RequestBody::State,
         RequestBody::Shutdown,
     ]
@@ -123,6 +128,8 @@ fn answers() -> Vec<ReplyBody> {
     vec![
         ReplyBody::Hello { version: 0, monitor_pid: 1 },
         ReplyBody::Launched { pid: 1, started_at_ns: 2 },
+        ReplyBody::Attached,
+        ReplyBody::Network,
         ReplyBody::LaunchFailed(LaunchFailure { step: "step".into(), errno: 1, reason: "reason".into() }),
         ReplyBody::Done,
         ReplyBody::NotRunning,
@@ -179,6 +186,7 @@ fn what_a_version_says_is_settled() {
         ("PidNamespace", variants::<PidNamespace>()),
         ("UserNamespace", variants::<UserNamespace>()),
         ("Stdio", variants::<Stdio>()),
+        ("AttachedStdin", variants::<AttachedStdin>()),
         ("BindPropagation", variants::<BindPropagation>()),
         ("TargetKind", variants::<TargetKind>()),
         ("NodeKind", variants::<NodeKind>()),

@@ -11,10 +11,10 @@
 //! | version | brought |
 //! |---|---|
 //! | 1 | pods, containers, commands |
-//! | 2 | limits, labels and seccomp filters of processes; image volumes and volumes that images declare; users of a pod's own; mounts whose attributes differ from those below them |
+//! | 2 | limits, labels and seccomp filters of processes; image volumes and volumes that images declare; users of a pod's own; mounts whose attributes differ from those below them; clients of containers, terminals of commands, pause's network namespace |
 
 use super::{Event, MonitorMessage, RequestBody};
-use crate::{LaunchPlan, Op, Overlay};
+use crate::{LaunchPlan, Op, Overlay, Stdio};
 
 /// The oldest version of the protocol that this code speaks.
 pub const VERSION_MIN: u32 = 1;
@@ -29,6 +29,7 @@ impl RequestBody {
         match self {
             Self::Hello { .. } | Self::Signal { .. } | Self::ReopenLog { .. } | Self::State | Self::Shutdown => 1,
             Self::Launch { plan, .. } => plan.version_needed(),
+            Self::Attach { .. } | Self::CloseStdin { .. } | Self::OpenNetwork => 2,
         }
     }
 }
@@ -48,7 +49,11 @@ impl LaunchPlan {
     #[must_use]
     pub fn version_needed(&self) -> u32 {
         let of_user = if self.user.is_host() { 1 } else { 2 };
-        self.ops.iter().map(Op::version_needed).fold(of_user, u32::max)
+        let of_streams = match self.stdio {
+            Stdio::Closed | Stdio::Piped { .. } | Stdio::Terminal { .. } | Stdio::Passed { .. } => 1,
+            Stdio::PassedTerminal { .. } => 2,
+        };
+        self.ops.iter().map(Op::version_needed).fold(of_user.max(of_streams), u32::max)
     }
 }
 
