@@ -206,3 +206,32 @@ pub fn entries_below(top: &Path) -> Vec<PathBuf> {
     }
     found
 }
+
+/// `crictl`, of the version that `tests/conformance/go.mod` names; built with the machine's Go. `None`: there is no Go.
+///
+/// # Errors
+/// It cannot be built.
+pub fn crictl() -> Result<Option<PathBuf>> {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/conformance/crictl");
+    // What it is made of is written there whole.
+    let sums = std::fs::read(module.join("go.sum")).context("read go.sum")?;
+    let built_from = program.with_extension("sum");
+    if program.exists() && std::fs::read(&built_from).is_ok_and(|built| built == sums) {
+        return Ok(Some(program));
+    }
+    if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
+        return Ok(None);
+    }
+    say("building crictl");
+    let staged = program.with_extension(std::process::id().to_string());
+    let mut build = Command::new("go");
+    build.args(["build", "-mod=readonly", "-o"]).arg(&staged).arg("sigs.k8s.io/cri-tools/cmd/crictl");
+    let output = build.current_dir(module).env("CGO_ENABLED", "0").output().context("run go")?;
+    ensure!(output.status.success(), "go build crictl: {}", String::from_utf8_lossy(&output.stderr));
+    // Another test program may have been as fast: it is the same.
+    std::fs::rename(&staged, &program).context("put crictl into its place")?;
+    std::fs::write(built_from, sums).context("say what crictl was built from")?;
+    Ok(Some(program))
+}

@@ -1,0 +1,199 @@
+//! The streams of others' client: `crictl` over SPDY and over WebSockets.
+
+use anyhow::{Context, Result, ensure};
+use podbox_tests::network::NetworkNamespace;
+use podbox_tests::{Container, ContainerSpec, Daemon, Pod, PodSpec, host, wait};
+use sha2::{Digest, Sha256};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
+
+struct Crictl {
+    program: PathBuf,
+    daemon: Daemon,
+    pod: Pod,
+    container: Container,
+}
+
+impl Crictl {
+    /// With a container that waits; `None`: there is nothing to build it with.
+    async fn with(spec: &ContainerSpec) -> Result<Option<Self>> {
+        let Some(program) = host::crictl()? else {
+            host::lacks("Go, to build crictl with");
+            return Ok(None);
+        };
+        let daemon = Daemon::for_test().await?;
+        let pod = daemon.run_pod(&PodSpec::new("crictl")).await?;
+        let container = pod.run(spec).await?;
+        Ok(Some(Self { program, daemon, pod, container }))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let endpoint = format!("unix://{}", self.daemon.socket().display());
+        let mut command = Command::new(&self.program);
+        command
+            .args(["--config", "/dev/null", "--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint, "--timeout", "60s"])
+            .args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it where the stream server is reached.
+    fn spawn(&self, mut command: Command) -> Result<Child> {
+        self.daemon.network().run(|| Ok(command.spawn()?))
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.spawn(self.command(arguments))?.wait_with_output()?)
+    }
+}
+
+fn text(output: &Output) -> (String, String) {
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_with_input_output_exit_codes_and_a_terminal() -> Result<()> {
+    let Some(crictl) = Crictl::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
+    let id = crictl.container.id.clone();
+    for transport in TRANSPORTS {
+        let output = crictl.run(&["exec", "-r", transport, &id, "/bin/sh", "-c", "echo out; echo err >&2"])?;
+        assert!(output.status.success() && text(&output) == ("out\n".into(), "err\n".into()), "{transport}: {output:?}");
+        let output = crictl.run(&["exec", "-r", transport, &id, "/bin/sh", "-c", "exit 7"])?;
+        assert!(
+            !output.status.success() && text(&output).1.contains("exit code 7") || text(&output).1.contains("exit status 7"),
+            "{output:?}"
+        );
+        let output = crictl.run(&["exec", "-r", transport, &id, "/bin/no-such"])?;
+        assert!(!output.status.success() && text(&output).1.contains("/bin/no-such"), "{transport}: {output:?}");
+        let mut command = crictl.command(&["exec", "-r", transport, "-i", &id, "/bin/cat"]);
+        let mut child = crictl.spawn({
+            command.stdin(Stdio::piped());
+            command
+        })?;
+        child.stdin.take().context("input")?.write_all(b"through and back\n")?;
+        let output = child.wait_with_output()?;
+        assert!(output.status.success() && text(&output).0 == "through and back\n", "{transport}: {output:?}");
+        let output = crictl.run(&["exec", "-r", transport, "-it", &id, "/bin/sh", "-c", "test -t 1 && tty"])?;
+        assert!(output.status.success() && text(&output).0 == "/dev/pts/0\r\n", "{transport}: {output:?}");
+        let output = crictl.run(&["exec", "-s", &id, "/bin/echo", "sync"])?;
+        assert!(text(&output).0 == "sync\n", "{output:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attach_sees_the_output_and_ends_with_the_input() -> Result<()> {
+    for transport in TRANSPORTS {
+        let spec = ContainerSpec::shell("a", "while read line; do echo said $line; done; echo over").with(|config| {
+            (config.stdin, config.stdin_once) = (true, true);
+        });
+        let Some(crictl) = Crictl::with(&spec).await? else { return Ok(()) };
+        let mut command = crictl.command(&["attach", "-r", transport, "-i", &crictl.container.id]);
+        command.stdin(Stdio::piped());
+        let mut child = crictl.spawn(command)?;
+        let mut input = child.stdin.take().context("input")?;
+        let mut output = BufReader::new(child.stdout.take().context("output")?);
+        input.write_all(b"hello\n")?;
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        assert_eq!(line, "said hello\n", "{transport}");
+        drop(input);
+        let mut rest = String::new();
+        output.read_to_string(&mut rest)?;
+        assert_eq!(rest, "over\n", "{transport}");
+        assert!(child.wait()?.success(), "{transport}");
+        assert_eq!(crictl.container.exit_code().await?, 0, "{transport}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_are_forwarded() -> Result<()> {
+    for transport in TRANSPORTS {
+        let Some(crictl) = Crictl::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
+        let network = NetworkNamespace::of_process(crictl.pod.pause_pid().await?)?;
+        let listener = network.run(|| Ok(std::net::TcpListener::bind("127.0.0.1:8080")?))?;
+        std::thread::spawn(move || -> io::Result<()> {
+            for connection in listener.incoming() {
+                let mut connection = connection?;
+                io::copy(&mut connection.try_clone()?, &mut connection)?;
+                connection.shutdown(std::net::Shutdown::Write)?;
+            }
+            Ok(())
+        });
+        let mut child = crictl.spawn(crictl.command(&["port-forward", "-r", transport, &crictl.pod.id, "18080:8080"]))?;
+        let mut said = BufReader::new(child.stdout.take().context("output")?);
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        assert!(line.contains("18080"), "{transport}: {line}");
+        for _ in 0..3 {
+            let answer = crictl.daemon.network().run(|| {
+                let mut connection = std::net::TcpStream::connect("127.0.0.1:18080")?;
+                connection.set_read_timeout(Some(wait::DEADLINE))?;
+                connection.write_all(b"there and back")?;
+                connection.shutdown(std::net::Shutdown::Write)?;
+                let mut answer = String::new();
+                connection.read_to_string(&mut answer)?;
+                Ok(answer)
+            })?;
+            assert_eq!(answer, "there and back", "{transport}");
+        }
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
+/// Files through a command, in each direction: one of a gigabyte over SPDY.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_go_in_and_come_out_the_same() -> Result<()> {
+    let Some(crictl) = Crictl::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
+    let id = crictl.container.id.clone();
+    // Blocks that tell where they stand.
+    let block = |at: usize| -> Vec<u8> { at.to_le_bytes().into_iter().cycle().take(1 << 20).collect() };
+    for (transport, blocks) in TRANSPORTS.into_iter().zip([1024, 128]) {
+        let mut hash = Sha256::new();
+        (0..blocks).for_each(|at| hash.update(block(at)));
+        let expected = hash.finalize();
+        let mut command = crictl.command(&["exec", "-r", transport, "-i", &id, "/bin/sha256sum"]);
+        command.stdin(Stdio::piped());
+        let mut child = crictl.spawn(command)?;
+        let mut input = child.stdin.take().context("input")?;
+        for at in 0..blocks {
+            input.write_all(&block(at))?;
+        }
+        drop(input);
+        let output = child.wait_with_output()?;
+        let hex: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+        ensure!(text(&output).0.starts_with(&hex), "{transport}: {output:?}");
+        let script = format!("i=0; while [ $i -lt {blocks} ]; do cat /data; i=$((i+1)); done");
+        let mut command = crictl.command(&["exec", "-r", transport, "-i", &id, "/bin/sh", "-c", "cat > /data"]);
+        command.stdin(Stdio::piped());
+        let mut child = crictl.spawn(command)?;
+        child.stdin.take().context("input")?.write_all(&block(7))?;
+        ensure!(child.wait()?.success(), "{transport}");
+        let mut child = crictl.spawn(crictl.command(&["exec", "-r", transport, &id, "/bin/sh", "-c", &script]))?;
+        let mut output = child.stdout.take().context("output")?;
+        let (mut buffer, mut count) = (vec![0; 1 << 20], 0);
+        let one = block(7);
+        loop {
+            let mut filled = 0;
+            while filled < buffer.len() {
+                match output.read(&mut buffer[filled..])? {
+                    0 => break,
+                    read => filled += read,
+                }
+            }
+            if filled == 0 {
+                break;
+            }
+            ensure!(buffer[..filled] == one[..filled], "{transport}: block {count} differs");
+            count += filled;
+        }
+        assert!(child.wait()?.success() && count == blocks << 20, "{transport}: {count}");
+    }
+    Ok(())
+}
