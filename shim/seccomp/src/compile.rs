@@ -5,19 +5,18 @@
 //! - rules for calls that are younger than the library;
 //! - `ENOSYS` for calls that are younger than every profile, where the default is to refuse, so that a C library goes on with an
 //!   older call: it takes `EPERM` for the answer of the new one;
-//! - the refusal of `socketcall` on 32-bit x86. The library lets it through for every socket call that is let through, whatever the
-//!   conditions on its arguments: those are behind a pointer.
+//! - what becomes of calls that 32-bit x86 makes by `socketcall` and `ipc`, whose arguments the library cannot see (`multiplexed`).
 //!
 //! Calls of an architecture that the profile does not name kill the process.
 
-use super::prologue::{Block, prologue};
+use super::multiplexed::multiplexers;
+use super::prologue::{Block, Multiplexer, prologue};
 use super::syscalls::{NEWEST, Syscall, resolve};
 use super::{Action, Architecture, Comparison, Condition, Flags, Instruction, Profile, Surroundings, SyscallRules, rules_in};
 use libseccomp::error::SeccompError;
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 
@@ -26,9 +25,13 @@ pub const INSTRUCTIONS_MAX: usize = 4096;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
-/// `socketcall` on 32-bit x86.
-const SOCKETCALL: u32 = 102;
-const ENOSYS: Action = Action::Errno(38);
+const AUDIT_ARCH_ARM: u32 = 0x4000_0028;
+/// Set in the number of a call that is made as x32.
+const X32: u32 = 0x4000_0000;
+/// Numbers from here on are calls of x32 alone (`syscall_64.tbl`).
+const X32_OWN: u32 = X32 | 512;
+/// Numbers from here on are calls of 32-bit Arm alone (`__ARM_NR_BASE`).
+const ARM_OWN: u32 = 0x000f_0000;
 /// Makes libseccomp search by halves: the kernel loads such a filter in a third of the time, since it tries every call beforehand.
 const AS_TREE: u32 = 2;
 
@@ -104,18 +107,15 @@ pub fn compile(profile: &Profile, surroundings: &Surroundings) -> Result<Filter,
     }
     let mut young = Vec::new();
     let mut unknown = Vec::new();
-    let has_x86 = Architecture::NATIVE == Architecture::X8664 && profile.architectures.contains(&Architecture::X86);
-    let socketcall = if has_x86 { refusal_of_socketcall(profile, &rules) } else { None };
     for (name, rules) in &rules {
         match (resolve(name), rules) {
             (None, _) => unknown.push(name.clone()),
-            (Some(Syscall::Known(_)), _) if name == "socketcall" && socketcall.is_some() => {}
             (Some(Syscall::Known(call)), rules) => add(&mut context, profile.default_action, name, call, rules)?,
             (Some(call), SyscallRules::Always(action)) => young.push((call, *action)),
             (Some(_), SyscallRules::Where(_)) => return Err(CompileError::TooYoung { syscall: name.clone() }),
         }
     }
-    let mut instructions = prologue(&blocks(profile, &young, has_x86.then_some(socketcall)));
+    let mut instructions = prologue(&blocks(profile, &young, multiplexers(profile, &rules)));
     instructions.extend(export(&context)?);
     if instructions.len() > INSTRUCTIONS_MAX {
         return Err(CompileError::TooLong { instructions: instructions.len() });
@@ -130,19 +130,6 @@ fn runs_here(architecture: Architecture) -> Option<ScmpArch> {
         (Architecture::X8664, Architecture::X32) => Some(ScmpArch::X32),
         (Architecture::Aarch64, Architecture::Arm) => Some(ScmpArch::Arm),
         _ => None,
-    }
-}
-
-/// Where the library would let it through and the profile does not.
-fn refusal_of_socketcall(profile: &Profile, rules: &BTreeMap<String, SyscallRules>) -> Option<Action> {
-    match rules.get("socketcall") {
-        Some(SyscallRules::Always(action)) => (!action.lets_through()).then_some(*action),
-        Some(SyscallRules::Where(_)) => None,
-        None => {
-            let is_conditional = |name: &str| matches!(rules.get(name), Some(SyscallRules::Where(_)));
-            let is_in_doubt = is_conditional("socket") || is_conditional("socketpair");
-            (is_in_doubt && !profile.default_action.lets_through()).then_some(ENOSYS)
-        }
     }
 }
 
@@ -176,31 +163,44 @@ fn comparison(condition: &Condition) -> ScmpArgCompare {
     ScmpArgCompare::new(condition.argument.into(), operator, condition.value)
 }
 
-/// `x86` is what becomes of `socketcall`, where the profile has 32-bit x86.
-fn blocks(profile: &Profile, young: &[(Syscall, Action)], x86: Option<Option<Action>>) -> Vec<Block> {
+/// What is decided before the library's program, for each architecture of the profile that runs here.
+fn blocks(profile: &Profile, young: &[(Syscall, Action)], multiplexers: Vec<Multiplexer>) -> Vec<Block> {
     let default = profile.default_action;
-    // Who writes down an error number means it for all calls.
-    let has_newest = !default.lets_through() && !profile.default_errno_is_explicit;
-    let newest = has_newest.then_some(NEWEST);
-    let calls_of = |is_native: bool| {
+    let has = |architecture| profile.architectures.contains(&architecture);
+    // `bit` is what tells the numbers of an architecture from those of the native one.
+    let calls_of = |has_native_calls: bool, bit: u32| {
         let numbers = young.iter().filter_map(move |(call, action)| match call {
-            Syscall::Young(number) => Some((*number, *action)),
-            Syscall::YoungOfNative(number) if is_native => Some((*number, *action)),
+            Syscall::Young(number) => Some((*number | bit, *action)),
+            Syscall::YoungOfNative(number) if has_native_calls => Some((*number | bit, *action)),
             Syscall::YoungOfNative(_) | Syscall::Known(_) => None,
         });
         numbers.filter(move |(_, action)| *action != default)
     };
-    let native = match Architecture::NATIVE {
-        Architecture::X8664 => AUDIT_ARCH_X86_64,
-        Architecture::Aarch64 => AUDIT_ARCH_AARCH64,
-        _ => return Vec::new(),
+    // Who writes down an error number means it for all calls.
+    let has_absent = !default.lets_through() && !profile.default_errno_is_explicit;
+    let absent = |until: u32| has_absent.then_some(NEWEST + 1..until);
+    let block = |architecture, has_native_calls, until| Block {
+        architecture,
+        calls: calls_of(has_native_calls, 0).collect(),
+        multiplexers: Vec::new(),
+        absent: absent(until).into_iter().collect(),
     };
-    let mut blocks = vec![Block { architecture: native, calls: calls_of(true).collect(), newest }];
-    if let Some(socketcall) = x86 {
-        let calls = socketcall.map(|action| (SOCKETCALL, action)).into_iter().chain(calls_of(false)).collect();
-        blocks.push(Block { architecture: AUDIT_ARCH_I386, calls, newest });
+    match Architecture::NATIVE {
+        Architecture::X8664 => {
+            let mut native = block(AUDIT_ARCH_X86_64, true, X32);
+            if has(Architecture::X32) {
+                native.calls.extend(calls_of(true, X32));
+                native.absent.extend(has_absent.then_some((X32 | (NEWEST + 1))..X32_OWN));
+            }
+            let x86 = has(Architecture::X86).then(|| Block { multiplexers, ..block(AUDIT_ARCH_I386, false, X32) });
+            [native].into_iter().chain(x86).collect()
+        }
+        Architecture::Aarch64 => {
+            let arm = has(Architecture::Arm).then(|| block(AUDIT_ARCH_ARM, false, ARM_OWN));
+            [block(AUDIT_ARCH_AARCH64, true, X32)].into_iter().chain(arm).collect()
+        }
+        _ => Vec::new(),
     }
-    blocks
 }
 
 fn export(context: &ScmpFilterContext) -> Result<Vec<Instruction>, CompileError> {

@@ -22,6 +22,11 @@ impl Instruction {
         Self { code: 0x20, jump_true: 0, jump_false: 0, operand: offset }
     }
 
+    /// Keep these bits.
+    pub(crate) const fn and(mask: u32) -> Self {
+        Self { code: 0x54, jump_true: 0, jump_false: 0, operand: mask }
+    }
+
     /// Compare for equality.
     pub(crate) const fn if_equal(operand: u32, jump_true: u8, jump_false: u8) -> Self {
         Self { code: 0x15, jump_true, jump_false, operand }

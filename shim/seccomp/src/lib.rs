@@ -17,6 +17,7 @@ mod action;
 mod compile;
 mod filters;
 mod instruction;
+mod multiplexed;
 mod profile;
 mod prologue;
 mod rules;

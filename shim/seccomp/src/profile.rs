@@ -1,10 +1,13 @@
 //! Profiles as they are written: JSON of the OCI runtime spec, with what Docker and containerd have beside it (`archMap`,
 //! `includes`, `excludes`).
 //!
-//! Parsing checks everything that does not depend on the machine. Bounds: [`PROFILE_BYTES_MAX`], [`NAMES_MAX`].
+//! Parsing checks everything that does not depend on the machine. A key that nobody knows is refused: `arg` in place of `args` would make
+//! a rule wider than it is meant. Known are those of the runtime spec, of Docker and containerd, and of containers/common, which has
+//! `errno` and `defaultErrno` with the number's name: they are taken beside the number only. Everything may have a `comment`. Bounds: [`PROFILE_BYTES_MAX`], [`NAMES_MAX`].
 
 use super::Action;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The largest profile that is read.
 pub const PROFILE_BYTES_MAX: usize = 1024 * 1024;
@@ -50,6 +53,12 @@ pub enum ProfileError {
     #[error("{name} takes no error number")]
     NeedlessErrno {
         /// The action.
+        name: String,
+    },
+    /// An error by name alone.
+    #[error("the error {name:?} has no number beside it")]
+    ErrnoByName {
+        /// As it is written.
         name: String,
     },
     /// No architecture of this name.
@@ -240,39 +249,51 @@ pub struct Profile {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenProfile {
+    #[serde(default, rename = "comment")]
+    _comment: IgnoredAny,
     default_action: String,
     default_errno_ret: Option<u32>,
+    default_errno: Option<String>,
     architectures: Option<Vec<String>>,
     arch_map: Option<Vec<WrittenArchitectures>>,
     flags: Option<Vec<String>>,
     listener_path: Option<String>,
+    #[serde(default, rename = "listenerMetadata")]
+    _listener_metadata: IgnoredAny,
     syscalls: Option<Vec<WrittenRule>>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenArchitectures {
+    #[serde(default, rename = "comment")]
+    _comment: IgnoredAny,
     architecture: String,
     sub_architectures: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenRule {
+    #[serde(default, rename = "comment")]
+    _comment: IgnoredAny,
     name: Option<String>,
     names: Option<Vec<String>>,
     action: String,
     errno_ret: Option<u32>,
+    errno: Option<String>,
     args: Option<Vec<WrittenCondition>>,
     includes: Option<WrittenGuard>,
     excludes: Option<WrittenGuard>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenCondition {
+    #[serde(default, rename = "comment")]
+    _comment: IgnoredAny,
     index: u32,
     value: u64,
     #[serde(default)]
@@ -281,8 +302,10 @@ struct WrittenCondition {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenGuard {
+    #[serde(default, rename = "comment")]
+    _comment: IgnoredAny,
     caps: Option<Vec<String>>,
     arches: Option<Vec<String>>,
     min_kernel: Option<String>,
@@ -310,6 +333,7 @@ impl Profile {
         if written.listener_path.is_some_and(|path| !path.is_empty()) {
             return Err(ProfileError::Notify);
         }
+        check_errno(written.default_errno, written.default_errno_ret)?;
         let rules: Vec<Rule> = written.syscalls.into_iter().flatten().map(Rule::try_from).collect::<Result<_, _>>()?;
         check_extent(&rules)?;
         Ok(Self {
@@ -319,6 +343,14 @@ impl Profile {
             flags: flags(&written.flags.unwrap_or_default())?,
             rules,
         })
+    }
+}
+
+/// An error's name says nothing to the runtimes that read numbers.
+fn check_errno(name: Option<String>, number: Option<u32>) -> Result<(), ProfileError> {
+    match name {
+        Some(name) if number.is_none() && !name.is_empty() => Err(ProfileError::ErrnoByName { name: name.chars().take(64).collect() }),
+        _ => Ok(()),
     }
 }
 
@@ -379,6 +411,7 @@ impl TryFrom<WrittenRule> for Rule {
         if let Some(name) = names.iter().find(|name| !is_name(name)) {
             return Err(ProfileError::Name { name: name.chars().take(64).collect() });
         }
+        check_errno(written.errno, written.errno_ret)?;
         let conditions: Vec<Condition> = written.args.into_iter().flatten().map(Condition::try_from).collect::<Result<_, _>>()?;
         Ok(Self {
             names,

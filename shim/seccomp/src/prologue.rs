@@ -1,39 +1,72 @@
 //! What stands in front of libseccomp's program: what that cannot express.
 
 use super::{Action, Instruction};
+use std::ops::Range;
 
-/// Where a filter finds the call's number and its architecture (`struct seccomp_data`).
+/// Where a filter finds the call's number, its architecture, and the lower half of its first argument (`struct seccomp_data`).
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
-/// Set in the number of a call that is made as x32; libseccomp's program decides on those.
-const X32: u32 = 0x4000_0000;
+const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
 const ENOSYS: u16 = 38;
 /// More instructions than any program has: a jump that leads behind the prologue once its end is known.
 const BEHIND: u32 = u32::MAX;
 
-/// What is decided on calls of one architecture before libseccomp's program is asked.
+/// What is decided on calls of one architecture before libseccomp's program is asked. Numbers of x32 are x86_64's with a bit more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     /// `AUDIT_ARCH_…` (`linux/audit.h`).
     pub architecture: u32,
     /// By number; the first that fits.
     pub calls: Vec<(u32, Action)>,
-    /// Calls with larger numbers are ones that the profile cannot mean: they fail as on a kernel that does not have them.
-    pub newest: Option<u32>,
+    /// Calls that stand for others.
+    pub multiplexers: Vec<Multiplexer>,
+    /// Calls with these numbers are ones that the profile cannot mean: they fail as on a kernel that does not have them.
+    pub absent: Vec<Range<u32>>,
+}
+
+/// A call whose first argument says which call is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Multiplexer {
+    /// Its own number.
+    pub number: u32,
+    /// What the kernel looks at of the first argument.
+    pub mask: u32,
+    /// By what is left of the argument.
+    pub calls: Vec<(u32, Action)>,
+}
+
+impl Multiplexer {
+    fn instructions(&self) -> Vec<Instruction> {
+        let mut program = vec![Instruction::load(FIRST_ARGUMENT), Instruction::and(self.mask)];
+        for (call, action) in &self.calls {
+            program.extend([Instruction::if_equal(*call, 0, 1), Instruction::give(action.value())]);
+        }
+        program.push(Instruction::load(NUMBER));
+        let length = u8::try_from(program.len()).expect("no multiplexer has more than a score of calls");
+        program.insert(0, Instruction::if_equal(self.number, 0, length));
+        program
+    }
 }
 
 impl Block {
     fn is_needed(&self) -> bool {
-        !self.calls.is_empty() || self.newest.is_some()
+        !self.calls.is_empty() || !self.absent.is_empty() || !self.multiplexers.is_empty()
     }
 
     fn instructions(&self) -> Vec<Instruction> {
-        let mut program = vec![Instruction::load(NUMBER), Instruction::if_at_least(X32, 0, 1), Instruction::jump(BEHIND)];
+        let mut program = vec![Instruction::load(NUMBER)];
         for (number, action) in &self.calls {
             program.extend([Instruction::if_equal(*number, 0, 1), Instruction::give(action.value())]);
         }
-        if let Some(newest) = self.newest {
-            program.extend([Instruction::if_at_least(newest + 1, 0, 1), Instruction::give(Action::Errno(ENOSYS).value())]);
+        for multiplexer in &self.multiplexers {
+            program.extend(multiplexer.instructions());
+        }
+        for Range { start, end } in &self.absent {
+            program.extend([
+                Instruction::if_at_least(*start, 0, 2),
+                Instruction::if_at_least(*end, 1, 0),
+                Instruction::give(Action::Errno(ENOSYS).value()),
+            ]);
         }
         program.push(Instruction::jump(BEHIND));
         program
@@ -48,7 +81,7 @@ pub(crate) fn prologue(blocks: &[Block]) -> Vec<Instruction> {
         if program.is_empty() {
             program.push(Instruction::load(ARCHITECTURE));
         }
-        // There are a score of calls that it can hold.
+        // There are two score of calls that it can hold, twice for x32.
         let length = u8::try_from(instructions.len()).expect("a block is short");
         program.push(Instruction::if_equal(block.architecture, 0, length));
         program.extend(instructions);

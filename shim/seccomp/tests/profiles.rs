@@ -39,6 +39,18 @@ fn what_cannot_be_kept_is_refused_and_named() {
         (r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_Z80"]}"#.to_owned(), "SCMP_ARCH_Z80"),
         (r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_NEW_LISTENER"]}"#.to_owned(), "NEW_LISTENER"),
         (r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#.to_owned(), "KILLABLE"),
+        (r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscall": []}"#.to_owned(), "unknown field `syscall`"),
+        (rule(r#"{"names": ["mkdir"], "action": "SCMP_ACT_LOG", "arg": []}"#), "unknown field `arg`"),
+        (
+            rule(r#"{"names": ["mkdir"], "action": "SCMP_ACT_LOG", "includes": {"capabilities": ["CAP_CHOWN"]}}"#),
+            "unknown field `capabilities`",
+        ),
+        (
+            rule(r#"{"names": ["a"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 0, "value2": 1, "op": "SCMP_CMP_EQ"}]}"#),
+            "unknown field `value2`",
+        ),
+        (r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrno": "ENOSYS"}"#.to_owned(), "ENOSYS"),
+        (rule(r#"{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errno": "EACCES"}"#), "EACCES"),
         (rule(r#"{"action": "SCMP_ACT_ALLOW"}"#), "names no system call"),
         (rule(r#"{"names": [], "action": "SCMP_ACT_ALLOW"}"#), "names no system call"),
         (rule(r#"{"names": ["mk dir"], "action": "SCMP_ACT_LOG"}"#), "mk dir"),
@@ -53,8 +65,25 @@ fn what_cannot_be_kept_is_refused_and_named() {
     for (text, want) in cases {
         let shown: String = text.chars().take(200).collect();
         let error = parse(&text).expect_err(&shown);
-        assert!(error.to_string().contains(want), "{shown}: {error}");
+        let chain = std::error::Error::source(&error).map(|source| format!("{error}: {source}")).unwrap_or_else(|| error.to_string());
+        assert!(chain.contains(want), "{shown}: {chain}");
     }
+}
+
+/// All keys that others write.
+#[test]
+fn profiles_of_other_engines_are_read() {
+    let text = r#"{
+        "comment": "of all", "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "defaultErrno": "ENOSYS", "flags": [],
+        "listenerPath": "", "listenerMetadata": "", "architectures": null,
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}],
+        "syscalls": [{
+            "names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "errno": "EPERM", "comment": "", "includes": {},
+            "excludes": {"caps": [], "arches": [], "minKernel": "4.8"},
+            "args": [{"index": 0, "value": 1, "valueTwo": 0, "op": "SCMP_CMP_EQ"}]
+        }]
+    }"#;
+    assert_eq!(parse(text).expect("parses").rules.len(), 1);
 }
 
 /// libseccomp would drop the conditions without a word.
@@ -85,6 +114,81 @@ fn a_profile_that_makes_too_long_a_filter_is_refused() {
     let text = format!(r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{}]}}"#, rules.join(","));
     let error = compile(&parse(&text).expect("parses"), &surroundings()).map(drop).expect_err("too long");
     assert!(matches!(error, CompileError::TooLong { .. }), "{error}");
+}
+
+fn on(architecture: u32, filter: &Filter, number: u32, arguments: [u64; 6]) -> u32 {
+    run(&filter.instructions, &Call { number, architecture, arguments })
+}
+
+/// The kernel runs it by this number on each of them.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_rule_for_a_call_that_is_younger_than_the_library_holds_on_every_architecture() {
+    use machine::{ALLOW, I386, X86_64, errno};
+    const X32: u32 = 0x4000_0000;
+    let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": [{"names": ["mseal", "uretprobe"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}]}"#;
+    let filter = compiled(text);
+    for (architecture, number) in [(X86_64, 462), (X86_64, X32 | 462), (I386, 462), (X86_64, 335), (X86_64, X32 | 335)] {
+        assert_eq!(on(architecture, &filter, number, [0; 6]), errno(77), "{architecture:x} {number:x}");
+    }
+    // Another call's number there.
+    assert_eq!(on(I386, &filter, 335, [0; 6]), ALLOW);
+    let allowing = text.replace("ALLOW", "TRAP").replace("ERRNO", "ALLOW").replace(r#", "errnoRet": 77"#, "");
+    let filter = compiled(&allowing);
+    for (architecture, number) in [(X86_64, 462), (X86_64, X32 | 462), (I386, 462)] {
+        assert_eq!(on(architecture, &filter, number, [0; 6]), ALLOW, "{architecture:x} {number:x}");
+    }
+    // Younger than all; and x32's own calls, of which the last is pwritev2.
+    for (number, want) in [(470, errno(38)), (X32 | 470, errno(38)), (X32 | 511, errno(38)), (X32 | 547, 0x0003_0000)] {
+        assert_eq!(on(X86_64, &filter, number, [0; 6]), want, "{number:x}");
+    }
+}
+
+/// What stands for others hides the arguments of those: a rule with conditions does not hold for it, so that nobody may go that way.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn conditions_cannot_be_evaded_by_the_multiplexers_of_32_bit_x86() {
+    use machine::{ALLOW, I386, errno};
+    const SOCKETCALL: u32 = 102;
+    const IPC: u32 = 117;
+    let profile = |default: &str, action: &str, rest: &str| {
+        format!(
+            r#"{{"defaultAction": "{default}", "architectures": ["SCMP_ARCH_X86"], "syscalls": [
+                {{"names": ["read", "bind", "semop"], "action": "SCMP_ACT_ALLOW"}}{rest},
+                {{"names": ["setsockopt", "socket", "shmget"], "action": "{action}", "args": [{{"index": 1, "value": 9, "op": "SCMP_CMP_EQ"}}]}}]}}"#
+        )
+    };
+    for (default, action) in [("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW"), ("SCMP_ACT_ALLOW", "SCMP_ACT_KILL_PROCESS")] {
+        let filter = compiled(&profile(default, action, ""));
+        // The second argument is a pointer, or another call's.
+        for second in [0, 9] {
+            for (multiplexer, call) in [(SOCKETCALL, 1), (SOCKETCALL, 14), (IPC, 23), (IPC, 1 << 16 | 23)] {
+                let decided = on(I386, &filter, multiplexer, [call, second, 0, 0, 0, 0]);
+                assert_eq!(decided, errno(38), "{default} {multiplexer} {call}");
+            }
+            // Others go on.
+            for (multiplexer, call) in [(SOCKETCALL, 2), (IPC, 1)] {
+                assert_eq!(on(I386, &filter, multiplexer, [call, second, 0, 0, 0, 0]), ALLOW, "{default} {multiplexer} {call}");
+            }
+        }
+        // The direct calls are decided by their arguments.
+        let decided: Vec<u32> = [359, 366, 395].into_iter().map(|number| on(I386, &filter, number, [0, 9, 0, 0, 0, 0])).collect();
+        assert_eq!(decided, [if action == "SCMP_ACT_ALLOW" { ALLOW } else { machine::KILL_PROCESS }; 3]);
+    }
+    // Who names the multiplexer means it.
+    let named = r#", {"names": ["socketcall"], "action": "SCMP_ACT_ALLOW"}"#;
+    let filter = compiled(&profile("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", named));
+    assert_eq!(on(I386, &filter, SOCKETCALL, [14, 0, 0, 0, 0, 0]), ALLOW);
+    // The kernel looks at the lower half of the first argument.
+    let refused = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [{"names": ["shmget", "bind"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    let filter = compiled(refused);
+    for (multiplexer, call, want) in
+        [(IPC, 23, errno(1)), (IPC, 1 << 16 | 23, errno(1)), (IPC, 24, ALLOW), (SOCKETCALL, 2, errno(1)), (SOCKETCALL, 3, ALLOW)]
+    {
+        assert_eq!(on(I386, &filter, multiplexer, [call, 0, 0, 0, 0, 0]), want, "{multiplexer} {call}");
+    }
 }
 
 /// Calls and their native numbers; the last is younger than libseccomp.
