@@ -52,6 +52,8 @@ pub struct TestImage {
     pub files: Vec<(String, u32, Vec<u8>)>,
     /// Symbolic links: path, target.
     pub links: Vec<(String, String)>,
+    /// Device files that everybody may use: path, `b` or `c`, major and minor number.
+    pub devices: Vec<(String, char, u32, u32)>,
 }
 
 impl Default for TestImage {
@@ -67,6 +69,7 @@ impl Default for TestImage {
             volumes: Vec::new(),
             files: Vec::new(),
             links: Vec::new(),
+            devices: Vec::new(),
         }
     }
 }
@@ -92,6 +95,13 @@ impl TestImage {
         self
     }
 
+    /// Adds a device file that everybody may use; `kind` is `b` or `c`.
+    #[must_use]
+    pub fn device(mut self, path: &str, kind: char, major: u32, minor: u32) -> Self {
+        self.devices.push((path.to_owned(), kind, major, minor));
+        self
+    }
+
     /// The id that a runtime gives it: the digest of its config.
     ///
     /// # Errors
@@ -111,13 +121,16 @@ impl TestImage {
 
     fn layers(&self) -> Result<Vec<Vec<u8>>> {
         let mut layers = vec![base_layer()?.to_owned()];
-        if !self.files.is_empty() || !self.links.is_empty() {
+        if !self.files.is_empty() || !self.links.is_empty() || !self.devices.is_empty() {
             let mut layer = Layer::new();
             for (path, mode, content) in &self.files {
                 layer.file(path, *mode, content)?;
             }
             for (path, target) in &self.links {
                 layer.entry(EntryType::Symlink, path, 0o777, Some(target), &[])?;
+            }
+            for (path, kind, major, minor) in &self.devices {
+                layer.device(path, *kind, *major, *minor)?;
             }
             layers.push(layer.finish()?);
         }
@@ -264,6 +277,19 @@ impl Layer {
             None => self.0.append_data(&mut header, path, content),
         }
         .with_context(|| format!("put {path} into a tar"))
+    }
+
+    fn device(&mut self, path: &str, kind: char, major: u32, minor: u32) -> Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(if kind == 'b' { EntryType::Block } else { EntryType::Char });
+        header.set_mode(0o666);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000_000);
+        header.set_size(0);
+        header.set_device_major(major).context("a major number")?;
+        header.set_device_minor(minor).context("a minor number")?;
+        self.0.append_data(&mut header, path, std::io::empty()).with_context(|| format!("put {path} into a tar"))
     }
 
     fn finish(self) -> Result<Vec<u8>> {

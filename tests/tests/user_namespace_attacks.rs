@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use podbox_proto::v1;
 use podbox_proto::v1::PodSandboxState;
 use podbox_tests::spec::{own_users, words};
-use podbox_tests::{Census, Container, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, host, wait};
+use podbox_tests::{Census, Container, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, TestImage, host, wait};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -90,6 +90,45 @@ async fn a_privileged_container_with_a_layer_of_devices_reaches_none_of_the_node
     Ok(pod.end().await?)
 }
 
+/// The same from a layer as it is unpacked: the files are there, and opening them is refused, in a pod with users of its own (where even a
+/// privileged container can open none) and in one without, where a privileged container may.
+#[tokio::test]
+async fn devices_in_an_images_layer_are_listed_and_cannot_be_opened() -> Result<()> {
+    let Some((daemon, mapped)) = prepared().await? else { return Ok(()) };
+    let image = disks().into_iter().enumerate().fold(TestImage::named("devices"), |image, (number, (kind, major, minor))| {
+        image.device(&format!("planted/{number}"), kind, major as u32, minor as u32)
+    });
+    daemon.import(&image)?;
+    let plain = daemon.run_pod(&PodSpec::new("plain")).await?;
+    let cases = [
+        (&mapped, sleeper("mapped")),
+        (&mapped, sleeper("privileged").privileged()),
+        (&plain, ContainerSpec::sleeper("plain")),
+        (
+            &plain,
+            ContainerSpec::sleeper("admin").security(|security| {
+                security.capabilities.get_or_insert_default().add_capabilities = words(&["SYS_ADMIN"]);
+            }),
+        ),
+    ];
+    for (pod, spec) in cases {
+        let container = pod.run(&spec.image(&image.name)).await?;
+        let count = disks().len();
+        assert_eq!(container.sh("find /planted -type b -o -type c | wc -l").await?, count.to_string());
+        // Root of a pod may undo that a mount has no devices.
+        let _ = container.exec(&["/bin/mount", "-o", "remount,bind,dev", "/"]).await?;
+        for number in 0..count {
+            for redirection in ["<", ">>"] {
+                let opened = container.exec(&["/bin/sh", "-c", &format!("exec 3{redirection}/planted/{number}")]).await?;
+                let is_refused = ["Permission denied", "Operation not permitted"].iter().any(|reason| opened.stderr.contains(reason));
+                ensure!(opened.code != 0 && is_refused, "{redirection}/planted/{number}: {opened:?}");
+            }
+        }
+    }
+    plain.end().await?;
+    Ok(mapped.end().await?)
+}
+
 #[tokio::test]
 async fn a_privileged_container_rules_its_pod_and_not_the_node() -> Result<()> {
     let Some((daemon, pod)) = prepared().await? else { return Ok(()) };
@@ -119,6 +158,71 @@ async fn a_privileged_container_rules_its_pod_and_not_the_node() -> Result<()> {
         fails(&container, script).await?;
     }
     assert_eq!(std::fs::read_to_string(&secret)?, "of the node's root");
+    Ok(pod.end().await?)
+}
+
+/// Read-only for a pod's root is what the node's root has made so, also for one who may mount: of a volume that shows the node's ids,
+/// and of an image, whose layers others have as well.
+///
+/// Seen to write to the volume, as the node's root, where mounts were attached in the pod's mount namespace as they were opened.
+#[tokio::test]
+async fn a_privileged_container_cannot_write_to_what_is_mounted_read_only() -> Result<()> {
+    let Some((daemon, pod)) = prepared().await? else { return Ok(()) };
+    let image = TestImage::named("model").file("weights", 0o666, b"of the image");
+    daemon.import(&image)?;
+    let (folder, file) = (daemon.directory().join("volume"), daemon.directory().join("volume/file"));
+    std::fs::create_dir(&folder)?;
+    std::fs::write(&file, "of the node's root")?;
+    let mapped = |mount: &mut v1::Mount| {
+        let users = own_users();
+        (mount.uid_mappings, mount.gid_mappings) = (users.uids, users.gids);
+        mount.readonly = true;
+    };
+    let of_image = |mount: &mut v1::Mount, path: &str| {
+        mapped(mount);
+        path.clone_into(&mut mount.image_sub_path);
+        mount.image = Some(v1::ImageSpec { image: image.name.clone(), ..Default::default() });
+    };
+    let nowhere = std::path::Path::new("");
+    let spec = sleeper("a")
+        .privileged()
+        .mount_with(&folder, "/volume", mapped)
+        .mount_with(&folder, "/whole", |mount| {
+            mapped(mount);
+            mount.recursive_read_only = true;
+            mount.propagation = v1::MountPropagation::PropagationPrivate.into();
+        })
+        .mount_with(&file, "/file", mapped)
+        .mount_with(nowhere, "/image", |mount| of_image(mount, ""))
+        .mount_with(nowhere, "/part", |mount| of_image(mount, "etc"))
+        .mount_with(&folder, "/writable", |mount| {
+            mapped(mount);
+            mount.readonly = false;
+        });
+    let container = pod.run(&spec).await?;
+    for path in ["/volume", "/whole", "/file", "/image", "/part"] {
+        let new = if path == "/file" { path.to_owned() } else { format!("{path}/new") };
+        let remount = |at: &str| format!("mount -o remount,bind,rw {at}");
+        for script in [
+            format!("echo x >>{new}"),
+            format!("{}; echo x >>{new}", remount(path)),
+            format!("mount -o remount,rw {path}; {}; echo x >>{new}", remount(path)),
+            format!("unshare -m sh -c '{}; echo x >>{new}'", remount(path)),
+            format!(
+                "mkdir -p /copy; touch /copy-of-file; at=/copy; test -d {path} || at=/copy-of-file; mount --bind {path} $at; \
+                     mount -o remount,bind,rw $at; if test -d $at; then echo x >>$at/new; else echo x >>$at; fi"
+            ),
+        ] {
+            fails(&container, &script).await?;
+        }
+        // It is the container's to do without.
+        container.sh(&format!("umount {path}")).await?;
+    }
+    container
+        .sh("echo x >/writable/new && mount -o remount,bind,ro /writable && mount -o remount,bind,rw /writable && rm /writable/new")
+        .await?;
+    assert_eq!(std::fs::read_to_string(&file)?, "of the node's root");
+    assert_eq!(std::fs::read_dir(&folder)?.count(), 1);
     Ok(pod.end().await?)
 }
 

@@ -14,6 +14,7 @@ mod dev;
 mod error;
 mod exec;
 mod limits;
+mod locked;
 mod mask;
 mod mount;
 mod namespaces;

@@ -107,6 +107,7 @@ impl Newborn<'_> {
         let opened = self.user_namespace.as_ref().ok_or(OpError::NoUserNamespace)?;
         let plan = self.birth.plan;
         self.give_streams(opened.root())?;
+        let to_be_locked = self.attach_to_be_locked()?;
         match &plan.user {
             // At once, for who is in it has no right any more to enter the host's network.
             UserNamespace::Of { process, .. } => move_into_thread_name_spaces(self.pidfd(process)?, kinds | ThreadNameSpaceType::USER)?,
@@ -117,6 +118,9 @@ impl Newborn<'_> {
             self.go_on_as_sibling()?;
         } else if plan.namespaces.mount {
             unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+        }
+        if !to_be_locked.is_empty() {
+            self.take_locked(&to_be_locked)?;
         }
         if kinds.contains(ThreadNameSpaceType::MOUNT) {
             self.root = None;
