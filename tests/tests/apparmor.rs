@@ -9,7 +9,8 @@ use podbox_proto::v1;
 use podbox_proto::v1::security_profile::ProfileType;
 use podbox_tests::apparmor::{Profile, is_enabled, is_lacking, label};
 use podbox_tests::host::cgroup_hierarchies;
-use podbox_tests::{Container, ContainerSpec, Daemon, Pod, PodSpec, assert_refused, host, wait};
+use podbox_tests::spec::own_users;
+use podbox_tests::{Container, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, host, wait};
 use tonic::{Code, Status};
 
 const DEFAULT: &str = "podbox-default-d62d4bf5 (enforce)";
@@ -96,6 +97,30 @@ async fn a_loaded_profile_holds_for_a_container_and_its_commands_and_across_a_re
     assert_eq!(label_of(&free).await?, "unconfined");
     free.sh("echo x >/tmp/denied").await?;
     Ok(())
+}
+
+/// Users of a pod's own change nothing of it, for pause, init and commands.
+#[tokio::test]
+async fn a_pod_with_users_of_its_own_is_confined_as_any_other() -> Result<()> {
+    if is_lacking() {
+        return Ok(());
+    }
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
+    let users = Some(own_users());
+    let spec = PodSpec::new("users").users(users.clone());
+    let Ok(pod) = daemon.run_pod(&spec.security(|security| security.apparmor = profile(ProfileType::RuntimeDefault, ""))).await else {
+        host::lacks("mounts with mapped ids");
+        return Ok(());
+    };
+    assert_eq!(label(pod.pause_pid().await?)?, DEFAULT);
+    let denying = Profile::load("podbox-test-users", "deny /tmp/denied w,")?;
+    let container = pod.run(&under(ContainerSpec::sleeper("a"), ProfileType::Localhost, &denying.name).users(users.clone())).await?;
+    assert_eq!(label_of(&container).await?, format!("{} (enforce)", denying.name));
+    let write = container.exec(&["/bin/sh", "-c", "echo x >/tmp/other && echo x >/tmp/denied"]).await?;
+    assert!(write.code != 0 && write.stderr.contains("/tmp/denied: Permission denied"), "{write:?}");
+    let silent = pod.run(&ContainerSpec::sleeper("silent").users(users)).await?;
+    assert_eq!(label_of(&silent).await?, DEFAULT);
+    Ok(pod.end().await?)
 }
 
 #[tokio::test]

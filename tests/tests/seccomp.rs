@@ -10,7 +10,8 @@ use podbox_proto::v1;
 use podbox_proto::v1::security_profile::ProfileType;
 use podbox_tests::host::status_field;
 use podbox_tests::probe::{self, Call, call, call_x86};
-use podbox_tests::{Container, ContainerSpec, Daemon, Pod, PodSpec, TestImage, assert_refused, host};
+use podbox_tests::spec::own_users;
+use podbox_tests::{Container, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, TestImage, assert_refused, host};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tonic::Code;
@@ -133,6 +134,32 @@ async fn the_default_profile_stands_between_attacks_and_the_kernel() -> Result<(
         check(&name, &results_of_init(&pod, spec, &attacks()).await?, is_filtered);
     }
     Ok(())
+}
+
+/// Users of a pod's own change nothing of it, for pause, init and commands. Those have more capabilities, in their namespace.
+#[tokio::test]
+async fn a_pod_with_users_of_its_own_is_filtered_as_any_other() -> Result<()> {
+    let daemon = Daemon::for_test_with(DaemonOptions::default().on_disk()).await?;
+    let image = TestImage::named("probe").file("probe", 0o755, &probe::program(&attacks()));
+    daemon.import(&image)?;
+    let users = Some(own_users());
+    let spec = PodSpec::new("users").users(users.clone());
+    let Ok(pod) = daemon.run_pod(&spec.security(|security| security.seccomp = profile(ProfileType::RuntimeDefault, ""))).await else {
+        host::lacks("mounts with mapped ids");
+        return Ok(());
+    };
+    assert_eq!(status_field(pod.pause_pid().await?, "Seccomp")?, "2");
+    for is_filtered in [true, false] {
+        let kind = if is_filtered { ProfileType::RuntimeDefault } else { ProfileType::Unconfined };
+        let spec = |spec: ContainerSpec| under(spec, kind, "").image(&image.name).users(users.clone());
+        let container = pod.run(&spec(ContainerSpec::sleeper(&format!("sleeper-{is_filtered}")))).await?;
+        assert_eq!(status_field(container.pid().await?, "Seccomp")?, if is_filtered { "2" } else { "0" });
+        let response = container.exec_within(&["/probe"], 0).await?;
+        check("a command", &probe::results(&response.stdout), is_filtered);
+        let output = pod.output_of(&spec(ContainerSpec::shell(&format!("init-{is_filtered}"), "/probe | od -A n -v -t d8"))).await?;
+        check("an init", &output.split_whitespace().map(str::parse).collect::<Result<Vec<i64>, _>>()?, is_filtered);
+    }
+    Ok(pod.end().await?)
 }
 
 /// What they are let do, they are let do by the kernel, too: as root of a container without further capabilities.

@@ -344,3 +344,29 @@ async fn a_container_that_lists_no_paths_sees_all_of_proc_only_with_users_of_its
     assert_ne!(covered(&pod.run(&ContainerSpec::sleeper("standard")).await?).await?, "0");
     Ok(())
 }
+
+/// The keyring belongs to the node's root and is not in sight; who possesses it can ask for its number. Without one of its own a process is
+/// given that of its user.
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn every_process_has_a_session_keyring_of_its_own_there_as_well() -> Result<()> {
+    use podbox_tests::probe;
+    let Some(daemon) = daemon().await? else { return Ok(()) };
+    // keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0)
+    let ask = probe::program(&[probe::call(250, 0, -3_i64 as u64, 0)]);
+    let image = TestImage::named("keys").file("ask", 0o755, &ask);
+    daemon.import(&image)?;
+    let pod = daemon.run_pod(&mapped("pod")).await?;
+    let mut serials = std::collections::BTreeSet::new();
+    for name in ["a", "b"] {
+        let container = pod.run(&sleeper(name).image(&image.name)).await?;
+        let init = of_mapped(ContainerSpec::shell(&format!("{name}-init"), "/ask | od -A n -v -t d8")).image(&image.name);
+        serials.insert(pod.output_of(&init).await?.trim().parse::<i64>()?);
+        for _ in 0..2 {
+            serials.extend(probe::results(&container.exec_within(&["/ask"], 0).await?.stdout));
+        }
+        assert_eq!(container.sh("cat /proc/keys").await?, "", "nobody else's key is in sight");
+    }
+    ensure!(serials.len() == 6 && serials.iter().all(|serial| *serial > 0), "{serials:?}");
+    Ok(pod.end().await?)
+}
