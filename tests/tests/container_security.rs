@@ -34,6 +34,7 @@ fn with_capabilities(name: &str, add: &[&str], drop: &[&str]) -> ContainerSpec {
     })
 }
 
+/// Seen to fail: with what is permitted inheritable as well, the first container had its fourteen in all sets.
 #[tokio::test]
 async fn capabilities_are_exactly_the_default_set_with_what_is_added_and_dropped() -> Result<()> {
     let daemon = Daemon::for_test().await?;

@@ -347,6 +347,8 @@ async fn a_container_that_lists_no_paths_sees_all_of_proc_only_with_users_of_its
 
 /// The keyring belongs to the node's root and is not in sight; who possesses it can ask for its number. Without one of its own a process is
 /// given that of its user.
+///
+/// Seen to fail: without one of its own, a command was shown the keyrings of its user, which had been made for it.
 #[cfg(target_arch = "x86_64")]
 #[tokio::test]
 async fn every_process_has_a_session_keyring_of_its_own_there_as_well() -> Result<()> {
