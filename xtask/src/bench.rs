@@ -5,6 +5,7 @@
 //! serial    pods one after the other, in batches; before each batch and after the last, a batch of the floor
 //! clients   pods from several clients at once
 //! images    a large image from a registry on loopback, beside skopeo and tar
+//! streams   a gigabyte of a command's output, beside a pipe and a socket
 //! idle      pods that only wait: memory of each, processor time of all, and how long lists take
 //! ```
 //!
@@ -20,6 +21,7 @@ mod machine;
 mod node_files;
 mod report;
 mod samples;
+mod streams;
 
 use crate::terminal::Colours;
 use crate::{build, interrupt, setup};
@@ -105,8 +107,11 @@ async fn measure(args: &BenchArgs, options: DaemonOptions) -> Result<Report> {
     eprintln!("==> {} pods by {} clients at once", args.pods, args.clients);
     let (cycles, took) = cycle::at_once(&daemon.client(), &daemon.logs(), args.pods, args.clients).await?;
 
+    eprintln!("==> a gigabyte of output");
+    let streams = streams::measure(&daemon).await?;
+
     eprintln!("==> {} pods that wait", args.idle_pods);
     floor.available = baseline.hold(args.idle_pods)?;
     let idle = idle::measure(&daemon, args.idle_pods).await?;
-    Ok(Report::new(machine, &serial, &floor, &AtOnce { cycles, clients: args.clients, took }, idle, images))
+    Ok(Report::new(machine, &serial, &floor, &AtOnce { cycles, clients: args.clients, took }, idle, images, streams))
 }

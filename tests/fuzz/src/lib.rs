@@ -16,8 +16,10 @@ mod protocol;
 #[allow(dead_code, unreachable_pub, unused_imports)]
 mod request;
 mod seccomp;
+mod spdy;
 
 pub use cri::request;
 pub use layer::layer;
 pub use protocol::protocol;
 pub use seccomp::seccomp;
+pub use spdy::spdy;

@@ -15,11 +15,12 @@ const CASES: u32 = 64;
 const BYTES_MAX: usize = 1024;
 
 type Target = fn(&[u8]);
-const TARGETS: [(&str, Target); 4] = [
+const TARGETS: [(&str, Target); 5] = [
     ("layer", podbox_fuzz::layer),
     ("protocol", podbox_fuzz::protocol),
     ("request", podbox_fuzz::request),
     ("seccomp", podbox_fuzz::seccomp),
+    ("spdy", podbox_fuzz::spdy),
 ];
 
 /// The threads, started with the first that is asked for; each is waited for once.
@@ -70,4 +71,9 @@ fn seccomp_profiles_are_filters_or_errors() {
 #[test]
 fn packets_are_messages_or_errors() {
     finds_nothing("protocol");
+}
+
+#[test]
+fn sessions_of_spdy_end_with_their_client() {
+    finds_nothing("spdy");
 }

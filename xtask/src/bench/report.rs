@@ -6,6 +6,7 @@ use super::idle::{Idle, mib_per_pod};
 use super::images::Images;
 use super::machine::Machine;
 use super::samples::{Percentiles, Samples};
+use super::streams::Streams;
 use crate::terminal::{Colours, Side, Table, Tone};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,6 +22,10 @@ const POD_MB_MAX: f64 = 0.6;
 const PULL_TOOLS_MAX: f64 = 0.4;
 const SECOND_PULL_MS_MAX: f64 = 20.0;
 const PULL_MIB_MAX: f64 = 64.0;
+/// p50 of a command that does nothing.
+const EXEC_SYNC_MS_MAX: f64 = 3.0;
+/// 500 MB a second, or as long as a pipe and a socket take.
+const GIGABYTE_SECONDS_MAX: f64 = 1_073.741_824 / 500.0;
 const MB_PER_MIB: f64 = 1.048_576;
 
 /// All of it.
@@ -32,6 +37,7 @@ pub(super) struct Report {
     clients: Clients,
     idle: Idle,
     images: Images,
+    streams: Streams,
     targets: Vec<Target>,
 }
 
@@ -117,7 +123,15 @@ impl Life {
 }
 
 impl Report {
-    pub(super) fn new(machine: Machine, serial: &Cycles, floor: &Floor, at_once: &AtOnce, idle: Idle, images: Images) -> Self {
+    pub(super) fn new(
+        machine: Machine,
+        serial: &Cycles,
+        floor: &Floor,
+        at_once: &AtOnce,
+        idle: Idle,
+        images: Images,
+        streams: Streams,
+    ) -> Self {
         let floor = Stages::of(floor);
         let serial = Life::of(serial, &floor);
         let life = Life::of(&at_once.cycles, &floor);
@@ -127,6 +141,8 @@ impl Report {
             ("pod start, p50", serial.start_floors, "× floor", START_FLOORS_MAX),
             ("teardown, p50", serial.teardown.map(|teardown| teardown.p50_ms), "ms", TEARDOWN_MS_MAX),
             ("memory a pod, of the host", Some(idle.memory.host_per_pod * MB_PER_MIB), "MB", POD_MB_MAX),
+            ("ExecSync, p50", serial.calls.get("ExecSync").map(|exec| exec.p50_ms), "ms", EXEC_SYNC_MS_MAX),
+            ("a gigabyte of a command's output", Some(streams.exec_seconds), "s", GIGABYTE_SECONDS_MAX.max(streams.floor_seconds)),
             ("pull of 200 MB", Some(images.pull_ms / images.tools_ms), "× skopeo and tar", PULL_TOOLS_MAX),
             ("pull of what is there", Some(images.second_pull_ms), "ms", SECOND_PULL_MS_MAX),
             ("the daemon's memory while pulling", Some(images.peak_mib), "MiB", PULL_MIB_MAX),
@@ -136,7 +152,7 @@ impl Report {
             Some(Target { what: what.to_owned(), measured, unit, max, holds: measured <= max })
         };
         let targets = measured.into_iter().filter_map(target).collect();
-        Self { machine, floor, serial, clients, idle, images, targets }
+        Self { machine, floor, serial, clients, idle, images, streams, targets }
     }
 
     /// For people.
@@ -161,6 +177,9 @@ impl Report {
             "An image of the node's own files in ten layers from loopback, {plain_mib:.0} MiB, packed {packed_mib:.0}, median of {rounds}"
         ));
         print!("{}", self.images_table(colours));
+        let Streams { rounds, bytes, exec_seconds, floor_seconds } = &self.streams;
+        heading(&format!("{} MiB of a command's output, median of {rounds}", bytes >> 20));
+        print!("{}", self.streams_table(colours, *bytes as f64 / 1e6, *exec_seconds, *floor_seconds));
         heading("Targets");
         print!("{}", self.targets_table(colours));
     }
@@ -248,6 +267,18 @@ impl Report {
             ("  processor time of both", format!("{tools_cpu_ms:.0} ms")),
             ("pull of what is there", format!("{second_pull_ms:.1} ms")),
             ("most memory that the daemon had", format!("{peak_mib:.1} MiB")),
+        ] {
+            table.row([plain(what), plain(value)]);
+        }
+        table
+    }
+
+    fn streams_table(&self, colours: Colours, megabytes: f64, exec_seconds: f64, floor_seconds: f64) -> Table {
+        let mut table = Table::new(colours, &[("WHAT", Side::Left), ("VALUE", Side::Right)]);
+        for (what, value) in [
+            ("exec over SPDY", format!("{:.0} MB/s", megabytes / exec_seconds)),
+            ("a pipe and a socket", format!("{:.0} MB/s", megabytes / floor_seconds)),
+            ("of what these give", format!("{:.2}", floor_seconds / exec_seconds)),
         ] {
             table.row([plain(what), plain(value)]);
         }

@@ -17,8 +17,11 @@ pub(super) const CRATE_EDGES: &[(&str, &[&str])] = &[
         &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-seccomp", "podbox-stream", "podbox-sys"],
     ),
     ("podbox-tests", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys"]),
-    ("podbox-fuzz", &["podbox-cgroup", "podbox-image", "podbox-plan", "podbox-proto", "podbox-seccomp"]),
-    ("xtask", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-sys", "podbox-tests"]),
+    ("podbox-fuzz", &["podbox-cgroup", "podbox-image", "podbox-plan", "podbox-proto", "podbox-seccomp", "podbox-stream"]),
+    (
+        "xtask",
+        &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys", "podbox-tests"],
+    ),
 ];
 
 /// One lives for every pod: a single thread without a runtime.

@@ -196,6 +196,13 @@ impl Connection {
         Self::start(Role::Client, source, sink, Bytes::new(), Activity::default())
     }
 
+    /// The server's side, likewise.
+    #[must_use]
+    pub fn server(carrier: impl AsyncRead + AsyncWrite + Send + Sync + 'static) -> Self {
+        let (source, sink) = tokio::io::split(Box::pin(carrier));
+        Self::start(Role::Server, source, sink, Bytes::new(), Activity::default())
+    }
+
     /// The next stream that the peer opens, already answered; `None` once the peer is gone. Dropped half-way, nothing is lost.
     pub async fn accept(&mut self) -> Option<Stream> {
         self.accepted.recv().await
