@@ -50,14 +50,16 @@ async fn a_mistake_in_the_configuration_names_file_line_and_key() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_setting_that_has_no_effect_yet_is_said_to_have_none() -> Result<()> {
-    let quiet = Daemon::for_test().await?;
-    assert!(!quiet.log().contains("no effect"), "{}", quiet.log());
+async fn an_address_for_streams_that_is_taken_is_refused_by_its_key() -> Result<()> {
     let more_config = "[stream]\naddress = \"127.0.0.1:10010\"\n".to_owned();
-    let daemon = Daemon::for_test_with(DaemonOptions { more_config, ..DaemonOptions::default() }).await?;
-    let (log, file) = (daemon.log(), daemon.config_file().to_string_lossy().into_owned());
-    let warned = log.lines().any(|line| line.contains("WARN") && line.contains("stream.address") && line.contains(&file));
-    assert!(warned, "{log}");
+    let daemon = Daemon::prepare(&DaemonOptions { more_config, ..DaemonOptions::default() })?;
+    let output = daemon.network().run(|| {
+        let _taken = std::net::TcpListener::bind("127.0.0.1:10010")?;
+        daemon.command(&["serve"]).output().context("execute podbox")
+    })?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("stream.address") && said.contains("127.0.0.1:10010"), "{said}");
+    assert!(said.contains(&*daemon.config_file().to_string_lossy()), "{said}");
     Ok(())
 }
 

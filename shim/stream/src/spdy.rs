@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What is here knows SPDY and nothing of what its streams are for. Peers of this protocol do without its flow control, so nothing is done
-//! with windows; see [`crate::flow`] for what is done instead.
+//! with windows: a stream that nobody takes holds up its connection once the connection's budget is used up.
 //!
 //! Source: SPDY Protocol, Draft 3.1 (chromium.org).
 

@@ -55,6 +55,7 @@ pub(super) const CRATES_OF_LAYERS: &[(&str, &[&str])] = &[
     ("tonic", &["cri"]),
     ("tonic_health", &["cri"]),
     ("tonic_reflection", &["cri"]),
+    ("podbox_stream", &["cri", "pod", "effects"]),
     ("hyper", &["metrics"]),
     ("hyper_util", &["metrics"]),
     ("http_body_util", &["metrics"]),
