@@ -136,7 +136,8 @@ mod tests {
         let environment = [("X", Path::new("/x"))];
         let failed = run(programs.collect(), &environment, &["a".to_owned()], |line| lines.push(line.to_owned()));
         let mut failed = failed.expect("all start");
-        (failed.sort(), lines.sort());
+        failed.sort();
+        lines.sort();
         assert_eq!(failed, ["p1", "p3"]);
         assert_eq!(lines, ["a /x 0", "a /x 1", "a /x 2", "a /x 3", "a /x 4"]);
     }
