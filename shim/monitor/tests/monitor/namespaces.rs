@@ -1,6 +1,6 @@
 //! Which namespaces are shared and which are a process's own.
 
-use crate::support::{Image, TestMonitor, exec_plan, log_lines, namespace_of, pause_plan, status_of};
+use crate::support::{Image, TestMonitor, exec_plan, log_lines, namespace_of, pause_plan, status_of, until};
 use podbox_plan::{Op, PidNamespace, ProcessRef, TargetKind};
 use std::os::fd::AsFd;
 
@@ -60,6 +60,8 @@ fn pause_runs_unprivileged_in_an_empty_root_with_nothing_open() {
         assert_eq!(status_of(pause.pid, set), "0000000000000000", "{set}");
     }
     assert_eq!(status_of(pause.pid, "NoNewPrivs"), "1");
+    // It runs, and has come as far as waiting for signals: the first process of a PID namespace ignores those that it has not asked for.
+    until("pause waits for signals", || status_of(pause.pid, "SigBlk") != "0000000000000000");
     assert_eq!(monitor.signal(&ProcessRef::Pause, 15, false), podbox_plan::wire::ReplyBody::Done);
     assert_eq!(monitor.exit_of(&ProcessRef::Pause).exit_code, 0);
 }
