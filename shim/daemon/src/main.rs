@@ -14,6 +14,7 @@ mod pod;
 mod request;
 mod serve;
 mod store;
+mod stream_command;
 
 use clap::{Parser, Subcommand};
 use config::Config;
@@ -40,29 +41,62 @@ enum Command {
         #[command(subcommand)]
         command: image_command::ImageCommand,
     },
+    /// Run a command in a container that runs.
+    ///
+    /// Its output and error output go to this command's own, and its exit status is this command's; 125 says that podbox itself has failed,
+    /// and a message on standard error why. A signal that ends this command ends the other one, too.
+    Exec(stream_command::ExecCommand),
+    /// Attach to a container that runs: to its input, if it has one, and to what it writes from now on.
+    ///
+    /// At a terminal, Ctrl-P Ctrl-Q detaches and the container runs on; without one, Ctrl-C does. When the container ends, its exit status is
+    /// this command's; 125 says that podbox itself has failed.
+    Attach(stream_command::AttachCommand),
+    /// Make ports of a pod reachable at ports here, until interrupted.
+    ///
+    /// Listens on 127.0.0.1 and ::1, or on the addresses given, and connects within the pod to its own loopback.
+    PortForward(stream_command::PortForwardCommand),
+    /// Show what a container has written, as far as its log was not rotated.
+    Logs(stream_command::LogsCommand),
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            use std::io::Write;
-            // There is nowhere left to tell it if this fails.
-            let _ = writeln!(std::io::stderr(), "podbox: {error:#}");
-            ExitCode::FAILURE
+impl Command {
+    /// The exit status where podbox itself has failed.
+    fn failure(&self) -> ExitCode {
+        match self {
+            // All others are those of somebody else.
+            Self::Exec(_) | Self::Attach(_) => ExitCode::from(stream_command::OWN_FAILURE),
+            _ => ExitCode::FAILURE,
         }
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let failure = arguments.command.failure();
+    match run(arguments) {
+        Ok(status) => status,
+        Err(error) => {
+            use std::io::Write;
+            // There is nowhere left to tell it if this fails.
+            let _ = writeln!(std::io::stderr(), "podbox: {error:#}");
+            failure
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(arguments.config.as_deref())?;
     match arguments.command {
         Command::Serve => {
             // Before anything is freed: a burst of large answers must not be the daemon's size from then on.
             podbox_sys::return_freed_memory();
-            serve::serve(config)
+            serve::serve(config)?;
         }
-        Command::Image { command } => image_command::run(&config, command),
+        Command::Image { command } => image_command::run(&config, command)?,
+        Command::Exec(command) => return stream_command::exec(&config, command),
+        Command::Attach(command) => return stream_command::attach(&config, command),
+        Command::PortForward(command) => return stream_command::port_forward(&config, command),
+        Command::Logs(command) => return stream_command::logs(&config, command),
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -51,13 +51,13 @@ pub(super) const WIRING: &[&str] = &["main", "serve"];
 
 /// Crates that only some modules of the daemon may name; wiring always may.
 pub(super) const CRATES_OF_LAYERS: &[(&str, &[&str])] = &[
-    ("podbox_proto", &["cri", "request"]),
-    ("tonic", &["cri"]),
+    ("podbox_proto", &["cri", "request", "stream_command"]),
+    ("tonic", &["cri", "stream_command"]),
     ("tonic_health", &["cri"]),
     ("tonic_reflection", &["cri"]),
     ("podbox_stream", &["cri", "pod", "effects"]),
     ("hyper", &["metrics"]),
-    ("hyper_util", &["metrics"]),
+    ("hyper_util", &["metrics", "stream_command"]),
     ("http_body_util", &["metrics"]),
 ];
 
