@@ -238,9 +238,9 @@ fn ask(daemon: &Daemon, address: &str, question: &str) -> Result<String> {
 async fn ports_lead_to_the_pods_and_what_is_refused_there_spoils_nothing() -> Result<()> {
     let mut daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("ports")).await?;
-    let serve = "nc -ll -p 8080 -s 127.0.0.1 -e /bin/sh -c 'read x; echo answer $x'";
+    let serve = "nc -ll -p 8080 -e /bin/sh -c 'read x; echo answer $x'";
     let server = pod.run(&ContainerSpec::shell("server", serve)).await?;
-    wait::until("it listens", || async { server.sh("grep -q :1F90 /proc/net/tcp").await.ok() }).await?;
+    wait::until("it listens", || async { server.sh("grep -q :1F90 /proc/net/tcp /proc/net/tcp6").await.ok() }).await?;
     let mut command = podbox(&daemon, &["port-forward", &pod.id[..12], "127.0.0.1::8080", "127.0.0.1:9999:8081"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn(&daemon, command)?;

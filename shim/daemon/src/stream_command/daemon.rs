@@ -39,6 +39,13 @@ impl Daemon {
         Ok(self.runtime.clone().container_status(request).await?.into_inner())
     }
 
+    /// Whether a pod is ready, by its id or the beginning of it.
+    pub(super) async fn is_ready(&self, pod: &str) -> Result<bool, Status> {
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: false };
+        let answer = self.runtime.clone().pod_sandbox_status(request).await?.into_inner();
+        Ok(answer.status.is_some_and(|status| status.state() == v1::PodSandboxState::SandboxReady))
+    }
+
     /// Where a session of port-forward to a pod begins.
     pub(super) async fn port_forward(&self, pod: &str, ports: &[u16]) -> Result<String, Status> {
         let port = ports.iter().map(|port| i32::from(*port)).collect();

@@ -65,10 +65,12 @@ pub(super) async fn forward(config: &Config, command: PortForwardCommand) -> any
     }
 }
 
-/// A wish for a pair of streams to a port.
-struct Question {
-    port: u16,
-    answer: oneshot::Sender<anyhow::Result<Pair>>,
+/// What a connection wants.
+enum Question {
+    /// A pair of streams to a port.
+    Open { port: u16, answer: oneshot::Sender<anyhow::Result<Pair>> },
+    /// Nothing; but it has failed, and the pod may be gone.
+    Doubt,
 }
 
 /// Why there is no session.
@@ -96,7 +98,13 @@ struct Sessions {
 impl Sessions {
     /// Answers until the pod is gone.
     async fn run(mut self, mut questions: mpsc::Receiver<Question>) -> anyhow::Error {
-        while let Some(Question { port, answer }) = questions.recv().await {
+        while let Some(question) = questions.recv().await {
+            let Question::Open { port, answer } = question else {
+                match self.look().await {
+                    Err(Lost { error, is_final: true }) => return error,
+                    _ => continue,
+                }
+            };
             let pair = match self.open(port).await {
                 Ok(pair) => Ok(pair),
                 Err(Lost { error, is_final: true }) => return error,
@@ -118,6 +126,16 @@ impl Sessions {
         let connection = podbox_stream::dial(&url, &[PROTOCOL]).await.context("go to the stream server").map_err(Lost::for_now)?;
         self.connection = Some(connection);
         Ok(())
+    }
+
+    /// Whether the pod is there, and ready.
+    async fn look(&self) -> Result<(), Lost> {
+        let daemon = Daemon::connect(&self.socket).await.map_err(Lost::for_now)?;
+        match daemon.is_ready(&self.pod).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Lost { error: anyhow!("it is not ready any more"), is_final: true }),
+            Err(status) => Err(Lost { error: refused(&status), is_final: status.code() == tonic::Code::NotFound }),
+        }
     }
 
     async fn open(&mut self, port: u16) -> Result<Pair, Lost> {
@@ -158,8 +176,10 @@ async fn serve(listener: TcpListener, remote: u16, sessions: mpsc::Sender<Questi
             Ok((connection, peer)) => {
                 let sessions = sessions.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(connection, remote, sessions).await {
+                    if let Err(error) = converse(connection, remote, sessions.clone()).await {
                         tell(&format!("connection of {peer} to port {remote}"), &error);
+                        // Where there are no more answers, the command is about to end.
+                        let _ = sessions.send(Question::Doubt).await;
                     }
                     drop(place);
                 });
@@ -185,7 +205,7 @@ async fn converse(mut connection: TcpStream, port: u16, sessions: mpsc::Sender<Q
     let (answer, answered) = oneshot::channel();
     let gone = || anyhow!("the pod is gone");
     let asked = async {
-        sessions.send(Question { port, answer }).await.map_err(|_| gone())?;
+        sessions.send(Question::Open { port, answer }).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     };
     let outcome = match asked.await {
