@@ -157,7 +157,7 @@ async fn a_terminal_is_raw_as_long_as_it_lasts_and_its_size_is_the_commands() ->
     let daemon = Daemon::for_test().await?;
     let (_pod, container) = container(&daemon).await?;
     let mut shell = AtTerminal::spawn(&daemon, &["exec", "-it", &container.id, "/bin/sh"], 97, 31)?;
-    shell.say("until stty size | grep '31 97'; do :; done; trap 'stty size; echo changed' WINCH; echo rea''dy\n")?;
+    shell.say("until stty size | grep '31 97'; do :; done; echo rea''dy\n")?;
     shell.said.wait_for("ready")?;
     assert!(shell.is_raw()?);
     tcsetwinsize(&shell.master, Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 })?;
@@ -302,12 +302,15 @@ async fn a_followed_log_goes_on_over_rotations_to_the_containers_end() -> Result
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("follow")).await?;
     let script = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; echo almost; read x < /tmp/go; echo last";
-    let container = pod.create(&ContainerSpec::shell("a", &format!("mkfifo /tmp/go; {script}"))).await?;
+    let container = pod.create(&ContainerSpec::shell("a", &format!("mkfifo /tmp/go; echo begin; read x < /tmp/go; {script}"))).await?;
     let mut command = podbox(&daemon, &["logs", "-f", &container.id]);
     command.stdout(Stdio::piped());
     let mut child = spawn(&daemon, command)?;
     let mut said = Said::by(child.stdout.take().context("stdout")?);
     container.start().await?;
+    // What is rotated before anybody follows is not shown.
+    said.wait_for("begin\n")?;
+    container.sh("echo > /tmp/go").await?;
     for number in 0..5 {
         wait::until_true("there is something in the log", || container.log.metadata().is_ok_and(|file| file.len() > 0)).await?;
         std::fs::rename(&container.log, container.log.with_extension(number.to_string()))?;
@@ -324,7 +327,7 @@ async fn a_followed_log_goes_on_over_rotations_to_the_containers_end() -> Result
     assert!(child.try_wait()?.is_none(), "it follows");
     container.sh("echo > /tmp/go").await?;
     assert!(end_of(&mut child).await?.success());
-    let expected: String = (0..20_000).map(|number| format!("{number}\n")).collect();
-    assert!(*said.wait_for("last\n")? == expected + "almost\nlast\n", "{} bytes", said.all.len());
+    let numbers: String = (0..20_000).map(|number| format!("{number}\n")).collect();
+    assert!(*said.wait_for("last\n")? == format!("begin\n{numbers}almost\nlast\n"), "{} bytes", said.all.len());
     Ok(())
 }
