@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use podbox_tests::host::{all_processes, namespace, runs};
 use podbox_tests::{Container, ContainerSpec, Daemon, Pod, PodSpec, wait};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -41,6 +42,11 @@ fn text(bytes: &[u8]) -> String {
 
 async fn end_of(child: &mut Child) -> Result<ExitStatus> {
     wait::until("the command ends", || std::future::ready(child.try_wait().ok().flatten())).await
+}
+
+/// Processes in a container's PID namespace beside its init.
+fn companions(init: i32, own: u64) -> usize {
+    all_processes().into_iter().filter(|pid| *pid != init && runs(*pid) && namespace(*pid, "pid").is_ok_and(|inode| inode == own)).count()
 }
 
 /// What comes out of something, line by line or in pieces, waited for with a deadline.
@@ -175,14 +181,16 @@ async fn a_terminal_is_raw_as_long_as_it_lasts_and_its_size_is_the_commands() ->
 async fn signals_end_an_exec_and_its_command_and_leave_the_terminal_as_it_was() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let (_pod, container) = container(&daemon).await?;
+    let init = container.pid().await?;
+    let own = namespace(init, "pid")?;
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut shell = AtTerminal::spawn(&daemon, &["exec", "-it", &container.id, "/bin/sh", "-c", "echo there; sleep 4321"], 80, 24)?;
         shell.said.wait_for("there")?;
-        assert!(shell.is_raw()?);
+        assert!(shell.is_raw()? && companions(init, own) > 0);
         kill(Pid::from_raw(shell.child.id().try_into()?), signal)?;
         assert_eq!(end_of(&mut shell.child).await?.code(), Some(128 + signal as i32));
         assert!(!shell.is_raw()?, "{signal}");
-        wait::until("the command ends", || async { container.sh("! pgrep -f 'sleep 4321'").await.ok() }).await?;
+        wait::until_true("nothing but init is left", || companions(init, own) == 0).await?;
     }
     Ok(())
 }
