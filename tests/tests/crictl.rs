@@ -62,10 +62,7 @@ async fn exec_with_input_output_exit_codes_and_a_terminal() -> Result<()> {
         let output = crictl.run(&["exec", "-r", transport, &id, "/bin/sh", "-c", "echo out; echo err >&2"])?;
         assert!(output.status.success() && text(&output) == ("out\n".into(), "err\n".into()), "{transport}: {output:?}");
         let output = crictl.run(&["exec", "-r", transport, &id, "/bin/sh", "-c", "exit 7"])?;
-        assert!(
-            !output.status.success() && text(&output).1.contains("exit code 7") || text(&output).1.contains("exit status 7"),
-            "{output:?}"
-        );
+        assert!(!output.status.success() && text(&output).1.contains("7"), "{output:?}");
         let output = crictl.run(&["exec", "-r", transport, &id, "/bin/no-such"])?;
         assert!(!output.status.success() && text(&output).1.contains("/bin/no-such"), "{transport}: {output:?}");
         let mut command = crictl.command(&["exec", "-r", transport, "-i", &id, "/bin/cat"]);

@@ -90,7 +90,12 @@ impl Output {
         self.streams.iter().any(|stream| stream.is_terminal)
     }
 
-    /// Closes its input, for whoever else may have it as well.
+    /// Whether its input is a pipe that is open.
+    pub fn has_pipe_for_input(&self) -> bool {
+        self.stdin.is_some()
+    }
+
+    /// Closes its input. A client that it was lent to has it still.
     pub fn close_stdin(&mut self) {
         self.stdin = None;
     }

@@ -149,6 +149,11 @@ impl Monitor {
         let Some(running) = self.running.iter_mut().find(|running| running.process == process) else {
             return (ReplyBody::NotRunning, None);
         };
+        // Lent to two, it would not end with the first.
+        if stdin == AttachedStdin::ClosedWithConnection && running.output.stdin_goes_with_connection && running.output.has_pipe_for_input()
+        {
+            return (refused(format!("the input of {process} is for one client, which has it")), None);
+        }
         let failed = |errno: Errno| (refused(format!("attach to {process}: {errno}")), None);
         let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
         let mut followers = Vec::new();

@@ -83,7 +83,7 @@ pub struct TerminalSize {
 
 /// A process that a client is connected to. Dropped, it is let go of: one that was executed for the client is ended.
 pub struct Process {
-    /// Where its input goes; dropped, that is over.
+    /// Where its input goes; shut down, that is over. Dropped before, the client has broken off.
     pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     /// Where its output comes from.
     pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,

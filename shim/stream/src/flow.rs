@@ -14,6 +14,10 @@ use tokio::time::Instant;
 pub(crate) const QUEUE: usize = 4;
 /// The longest piece that is sent or taken at once.
 pub(crate) const PIECE_BYTES_MAX: usize = 128 * 1024;
+/// What a piece costs beside its bytes. Else a peer that sends them one by one would be charged for a fraction of what it takes.
+const PIECE_OVERHEAD_BYTES: usize = 256;
+/// Pieces below this are copied out of the buffer that they came in, which each of them would keep whole.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 /// How long a client that takes nothing is waited for when its session is over.
 pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
 /// What a session keeps of the peer's bytes that nobody has taken yet.
@@ -79,7 +83,8 @@ impl Feed {
         if bytes.is_empty() || self.pieces.is_closed() {
             return;
         }
-        let count = u32::try_from(bytes.len().min(BUDGET_BYTES)).unwrap_or(u32::MAX);
+        let bytes = if bytes.len() < COPIED_BYTES_MAX { Bytes::copy_from_slice(&bytes) } else { bytes };
+        let count = u32::try_from((bytes.len() + PIECE_OVERHEAD_BYTES).min(BUDGET_BYTES)).unwrap_or(u32::MAX);
         let room = tokio::select! {
             room = budget.room.clone().acquire_many_owned(count) => room.ok(),
             // Whoever took them is gone, and with him the reason to wait.
@@ -87,6 +92,11 @@ impl Feed {
         };
         // Whoever took them may have gone just now.
         let _ = self.pieces.send(Some(Held { bytes, _room: room }));
+    }
+
+    /// Whether somebody takes what comes.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.pieces.is_closed()
     }
 
     /// Nothing more comes.
@@ -178,11 +188,14 @@ impl Outbound {
         self.put(Piece::Bytes(Bytes::new())).await
     }
 
-    /// Ends when the peer has taken the stream back, or is gone.
-    pub async fn taken_back(&self) {
+    /// Ends when the peer has taken the stream back, or is gone. It is heard of with the next that is read of the connection: not while that
+    /// waits for somebody to take what came before.
+    pub fn taken_back(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut taken_back = self.taken_back.clone();
-        // A sender that is gone is a connection that is.
-        let _ = taken_back.wait_for(|taken_back| *taken_back).await;
+        async move {
+            // A sender that is gone is a connection that is.
+            let _ = taken_back.wait_for(|taken_back| *taken_back).await;
+        }
     }
 
     async fn put(&self, piece: Piece) -> Result<(), Gone> {

@@ -6,8 +6,10 @@ use crate::endpoint::{Endpoint, Refusal};
 use crate::flow::{Gone, Inbound, Outbound, PIECE_BYTES_MAX, Received};
 use crate::spdy::{Connection, Stream};
 use bytes::{Bytes, BytesMut};
+use rustix::net::sockopt::set_socket_linger;
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,9 +109,16 @@ async fn forward(data: Stream, error: Outbound, port: u16, dial: impl Future<Out
     };
     match dialed {
         Ok(connection) => {
+            let reset = Reset::of(&connection);
             let (from_pod, to_pod) = connection.into_split();
+            let lost = data.outbound.taken_back();
             // The client sees the end of each direction by itself, and what is not sent any more it does not miss.
-            let _ = tokio::join!(send_to_pod(data.inbound, to_pod), send_to_client(from_pod, data.outbound));
+            let both = async { tokio::join!(send_to_pod(data.inbound, to_pod), send_to_client(from_pod, data.outbound)) };
+            tokio::select! {
+                _ = both => reset.forget(),
+                // What a pod does not read must not hold up what it is not wanted for; and what broke off must not read as complete.
+                () = lost => {}
+            }
         }
         Err(Refusal(why)) => {
             let words = format!("error forwarding port {port} to pod: {why}");
@@ -122,13 +131,36 @@ async fn forward(data: Stream, error: Outbound, port: u16, dial: impl Future<Out
     let _ = error.end().await;
 }
 
+/// Resets a connection when it is dropped, unless it has ended by itself.
+struct Reset(Option<OwnedFd>);
+
+impl Reset {
+    fn of(connection: &TcpStream) -> Self {
+        // Without a descriptor left for it, the connection is ended as any other.
+        Self(connection.as_fd().try_clone_to_owned().ok())
+    }
+
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Reset {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            // One that is over already cannot be told.
+            let _ = set_socket_linger(connection, Some(Duration::ZERO));
+        }
+    }
+}
+
 async fn send_to_pod(mut from_client: Inbound, mut to_pod: OwnedWriteHalf) -> io::Result<()> {
     loop {
         match from_client.next().await {
             Received::Bytes(held) => to_pod.write_all(&held.bytes).await?,
             Received::End => return to_pod.shutdown().await,
-            // Dropped, it is shut down.
-            Received::Lost => return Ok(()),
+            // With the whole connection, which follows.
+            Received::Lost => std::future::pending().await,
         }
     }
 }

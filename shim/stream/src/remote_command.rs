@@ -7,7 +7,7 @@
 
 use crate::endpoint::{Process, Refusal, StandardStreams, TerminalSize};
 use crate::exit_status::Outcome;
-use crate::flow::{Inbound, Outbound, PIECE_BYTES_MAX, Received};
+use crate::flow::{Activity, CLOSE_PATIENCE, Inbound, Outbound, PIECE_BYTES_MAX, Received};
 use crate::spdy::{Connection, Stream};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
@@ -68,6 +68,7 @@ pub(crate) async fn serve(
     streams: StandardStreams,
     kind: Kind,
     start: impl Future<Output = Result<Process, Refusal>>,
+    limits: Limits<impl Future<Output = &'static str>>,
 ) {
     let opened = tokio::time::timeout(CREATION_TIMEOUT, open_channels(connection, version, streams)).await;
     // A client that is gone, or opens nothing, is told nothing.
@@ -78,7 +79,7 @@ pub(crate) async fn serve(
         }
     };
     tokio::select! {
-        () = run(channels, version, kind, start) => {}
+        () = run(channels, version, kind, start, limits) => {}
         () = gone => {}
     }
 }
@@ -111,21 +112,50 @@ async fn open_channels(connection: &mut Connection, version: Version, streams: S
     })
 }
 
-/// Runs a session to the process's end. Cut off, it lets go of the process.
-pub(crate) async fn run(channels: Channels, version: Version, kind: Kind, start: impl Future<Output = Result<Process, Refusal>>) {
-    let outcome = match start.await {
-        Ok(process) => converse(process, channels.stdin, channels.stdout, channels.stderr, channels.resize, kind).await,
-        Err(Refusal(why)) => {
-            for output in [channels.stdout, channels.stderr].into_iter().flatten() {
-                let _ = output.end().await;
+/// What ends a session that does not end by itself.
+pub(crate) struct Limits<F> {
+    /// Ends with the reason, in words for the client.
+    pub ended: F,
+    /// Of the session.
+    pub activity: Activity,
+}
+
+/// Runs a session to the process's end. Cut off, it lets go of the process; ended by its limits, it tells the client that, who would take
+/// silence for success.
+pub(crate) async fn run(
+    channels: Channels,
+    version: Version,
+    kind: Kind,
+    start: impl Future<Output = Result<Process, Refusal>>,
+    limits: Limits<impl Future<Output = &'static str>>,
+) {
+    let Channels { error, stdin, stdout, stderr, resize } = channels;
+    let held = async {
+        match start.await {
+            Ok(process) => converse(process, stdin, stdout, stderr, resize, kind).await,
+            Err(Refusal(why)) => {
+                for output in [stdout, stderr].into_iter().flatten() {
+                    let _ = output.end().await;
+                }
+                Outcome::Failed(why)
             }
-            Outcome::Failed(why)
         }
     };
+    let outcome = tokio::select! {
+        outcome = held => outcome,
+        why = limits.ended => Outcome::Failed(why.to_owned()),
+    };
     let words = if version.has_status { outcome.to_json() } else { outcome.words() };
-    // A client that is gone need not be told.
-    let _ = channels.error.send(Bytes::from(words)).await;
-    let _ = channels.error.end().await;
+    limits.activity.touch();
+    let told = async {
+        // A client that is gone need not be told.
+        let _ = error.send(Bytes::from(words)).await;
+        let _ = error.end().await;
+    };
+    tokio::select! {
+        () = told => {}
+        () = limits.activity.idle_for(CLOSE_PATIENCE) => {}
+    }
 }
 
 async fn converse(
@@ -171,14 +201,26 @@ async fn converse(
 }
 
 /// Takes a client's input to the process. What a process does not want that has closed its input is dropped: the client may have more to say
-/// on other streams.
+/// on other streams. Only an end that the client has told is one for the process: what breaks off must not read as complete.
 async fn copy_input(mut source: Inbound, sink: impl AsyncWrite + Unpin) {
     let mut sink = Some(sink);
-    while let Received::Bytes(held) = source.next().await {
-        if let Some(open) = &mut sink
-            && open.write_all(&held.bytes).await.is_err()
-        {
-            sink = None;
+    loop {
+        match source.next().await {
+            Received::Bytes(held) => {
+                if let Some(open) = &mut sink
+                    && open.write_all(&held.bytes).await.is_err()
+                {
+                    sink = None;
+                }
+            }
+            Received::End => {
+                if let Some(mut open) = sink {
+                    let _ = open.shutdown().await;
+                }
+                return;
+            }
+            // With the session's end, which follows.
+            Received::Lost => std::future::pending().await,
         }
     }
 }

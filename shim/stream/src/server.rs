@@ -3,7 +3,7 @@
 use crate::endpoint::Endpoint;
 use crate::flow::{Activity, CLOSE_PATIENCE};
 use crate::handshake::{Answer, Upgrade, negotiate, refusal};
-use crate::remote_command::{self, Kind};
+use crate::remote_command::{self, Kind, Limits};
 use crate::spdy::{Connection, Role};
 use crate::token::{Awaited, TokenError, Tokens};
 use crate::transport::prepare;
@@ -191,50 +191,53 @@ impl<E: Endpoint> Visit<E> {
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
         let (connection, leftover) = (parts.io.into_inner(), parts.read_buf);
         let activity = Activity::default();
+        let watched = activity.clone();
         let ended = async {
             tokio::select! {
-                () = activity.idle_for(self.idle) => {}
-                () = stopping => {}
+                () = watched.idle_for(self.idle) => "nothing has moved in the session for too long",
+                () = stopping => "podbox stops",
             }
         };
         match session.upgrade {
             Upgrade::SpdyCommand(_) | Upgrade::SpdyPortForward => {
                 let (source, sink) = connection.into_split();
                 let spdy = Connection::start(Role::Server, source, sink, leftover, activity.clone());
-                self.hold_spdy(spdy, &session, ended).await;
+                self.hold_spdy(spdy, &session, Limits { ended, activity: activity.clone() }).await;
             }
             Upgrade::WebSocketPortForward => {
                 let socket = websocket::take(connection, leftover.to_vec()).await;
                 let Ok((source, sink)) = websocket::tunnel(socket) else { return };
                 let spdy = Connection::start(Role::Server, source, sink, Bytes::new(), activity.clone());
-                self.hold_spdy(spdy, &session, ended).await;
+                self.hold_spdy(spdy, &session, Limits { ended, activity: activity.clone() }).await;
             }
             Upgrade::WebSocketCommand => {
                 let socket = websocket::take(connection, leftover.to_vec()).await;
-                self.hold_websocket(socket, &session, activity.clone(), ended).await;
+                self.hold_websocket(socket, &session, Limits { ended, activity: activity.clone() }).await;
             }
         }
     }
 
-    async fn hold_spdy(&self, mut spdy: Connection, session: &Session, ended: impl Future<Output = ()>) {
-        let held = async {
+    async fn hold_spdy(&self, mut spdy: Connection, session: &Session, limits: Limits<impl Future<Output = &'static str>>) {
+        let connection = &mut spdy;
+        {
             match (&session.awaited, session.upgrade) {
                 (Awaited::Exec(request), Upgrade::SpdyCommand(version)) => {
-                    remote_command::serve(&mut spdy, version, request.streams, Kind::Exec, self.endpoint.exec(request)).await;
+                    let start = self.endpoint.exec(request);
+                    remote_command::serve(connection, version, request.streams, Kind::Exec, start, limits).await;
                 }
                 (Awaited::Attach(request), Upgrade::SpdyCommand(version)) => {
-                    remote_command::serve(&mut spdy, version, request.streams, Kind::Attach, self.endpoint.attach(request)).await;
+                    let start = self.endpoint.attach(request);
+                    remote_command::serve(connection, version, request.streams, Kind::Attach, start, limits).await;
                 }
                 (Awaited::PortForward(request), _) => {
-                    port_forward::serve(&mut spdy, self.endpoint.clone(), &request.sandbox).await;
+                    tokio::select! {
+                        () = port_forward::serve(connection, self.endpoint.clone(), &request.sandbox) => {}
+                        _ = limits.ended => {}
+                    }
                 }
                 // Never negotiated.
                 (Awaited::Exec(_) | Awaited::Attach(_), _) => {}
             }
-        };
-        tokio::select! {
-            () = held => {}
-            () = ended => {}
         }
         spdy.close(CLOSE_PATIENCE).await;
     }
@@ -243,17 +246,16 @@ impl<E: Endpoint> Visit<E> {
         &self,
         socket: WebSocketStream<TcpStream>,
         session: &Session,
-        activity: Activity,
-        ended: impl Future<Output = ()>,
+        limits: Limits<impl Future<Output = &'static str>>,
     ) {
         match &session.awaited {
             Awaited::Exec(request) => {
                 let start = self.endpoint.exec(request);
-                websocket::serve_command(socket, request.streams, Kind::Exec, activity, start, ended).await;
+                websocket::serve_command(socket, request.streams, Kind::Exec, start, limits).await;
             }
             Awaited::Attach(request) => {
                 let start = self.endpoint.attach(request);
-                websocket::serve_command(socket, request.streams, Kind::Attach, activity, start, ended).await;
+                websocket::serve_command(socket, request.streams, Kind::Attach, start, limits).await;
             }
             // Never negotiated.
             Awaited::PortForward(_) => {}

@@ -59,9 +59,7 @@ impl Tokens {
         let now = Instant::now();
         // Nothing that holds it can panic half-way through a change.
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if pending.len() >= PENDING_MAX {
-            pending.retain(|_, (_, until)| *until > now);
-        }
+        pending.retain(|_, (_, until)| *until > now);
         if pending.len() >= PENDING_MAX {
             return Err(TokenError::TooMany);
         }

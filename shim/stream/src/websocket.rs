@@ -5,7 +5,7 @@
 
 use crate::endpoint::{Process, Refusal, StandardStreams};
 use crate::flow::{Activity, Budget, CLOSE_PATIENCE, Feed, Outbound, Outgoing, Piece, QUEUE};
-use crate::remote_command::{self, Channels, Kind, WEBSOCKET_VERSION};
+use crate::remote_command::{self, Channels, Kind, Limits, WEBSOCKET_VERSION};
 use crate::transport::{Peer, Source, unless_gone};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -60,10 +60,10 @@ pub(crate) async fn serve_command(
     socket: WebSocketStream<TcpStream>,
     streams: StandardStreams,
     kind: Kind,
-    activity: Activity,
     start: impl Future<Output = Result<Process, Refusal>>,
-    ended: impl Future<Output = ()>,
+    limits: Limits<impl Future<Output = &'static str>>,
 ) {
+    let activity = limits.activity.clone();
     let Ok(peer) = Peer::of(socket.get_ref()) else { return };
     let (sink, source) = socket.split();
     let (queue, queued) = mpsc::channel(QUEUE);
@@ -84,14 +84,11 @@ pub(crate) async fn serve_command(
         // Clients wait for a first word before they take the session for open.
         let first = channels.stdout.as_ref().or(channels.stderr.as_ref()).unwrap_or(&channels.error);
         if first.greet().await.is_ok() {
-            remote_command::run(channels, WEBSOCKET_VERSION, kind, start).await;
+            remote_command::run(channels, WEBSOCKET_VERSION, kind, start, limits).await;
         }
     };
     let session = async {
-        tokio::select! {
-            () = held => {}
-            () = ended => {}
-        }
+        held.await;
         activity.touch();
         let farewell = async {
             let _ = queue.send(Outgoing { stream: 0, piece: Piece::Goodbye }).await;
@@ -138,8 +135,11 @@ async fn read(mut source: SplitStream<WebSocketStream<TcpStream>>, peer: Peer, m
         let mut bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Text(_) | Message::Close(_) => return,
-            // Pings are answered by the library.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+            // Answered by the library. Who asks is there, and wants the session.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
+                activity.touch();
+                continue;
+            }
         };
         activity.touch();
         let Ok(channel) = bytes.try_get_u8() else { continue };

@@ -55,7 +55,7 @@ pub(super) const CRATES_OF_LAYERS: &[(&str, &[&str])] = &[
     ("tonic", &["cri", "stream_command"]),
     ("tonic_health", &["cri"]),
     ("tonic_reflection", &["cri"]),
-    ("podbox_stream", &["cri", "pod", "effects"]),
+    ("podbox_stream", &["cri", "pod", "effects", "stream_command"]),
     ("hyper", &["metrics"]),
     ("hyper_util", &["metrics", "stream_command"]),
     ("http_body_util", &["metrics"]),

@@ -14,6 +14,9 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tonic::Status;
 
+/// More than a kernel takes of most programs' arguments, and little enough to be kept for a thousand clients that are yet to come.
+const COMMAND_BYTES_MAX: usize = 256 * 1024;
+
 /// A command's words.
 ///
 /// # Errors
@@ -21,6 +24,10 @@ use tonic::Status;
 pub(super) fn command(field: &'static str, words: Vec<String>) -> Result<Vec<String>, Status> {
     if words.is_empty() || words.iter().any(|word| word.contains('\0')) {
         return Err(status::of_request(RequestError::invalid(field, "a command without NUL bytes is due")));
+    }
+    let bytes: usize = words.iter().map(|word| word.len() + 1).sum();
+    if bytes > COMMAND_BYTES_MAX {
+        return Err(status::of_request(RequestError::invalid(field, format!("{bytes} bytes are over the limit of {COMMAND_BYTES_MAX}"))));
     }
     Ok(words)
 }

@@ -8,8 +8,10 @@ use super::{MonitorError, MonitorLink};
 use crate::request::KILL;
 use capture::{Captured, NoRoom, Stream};
 use podbox_plan::{LaunchPlan, ProcessRef, Stdio};
+use std::any::Any;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -61,14 +63,21 @@ pub struct ExecOutput {
 pub const CAPTURED_STDIO: Stdio = Stdio::Passed { stdin: None, stdout: Some(0), stderr: Some(1) };
 
 /// Kills the command when nobody waits for it any more, however that comes.
+/// What is kept until then is let go of after the kill.
 pub(super) struct KillOnDrop {
     link: MonitorLink,
     process: Option<ProcessRef>,
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl KillOnDrop {
     pub(super) fn new(link: &MonitorLink, process: ProcessRef) -> Self {
-        Self { link: link.clone(), process: Some(process) }
+        Self { link: link.clone(), process: Some(process), kept: None }
+    }
+
+    /// Keeps something until it is killed.
+    pub(super) fn keep(&mut self, kept: Arc<dyn Any + Send + Sync>) {
+        self.kept = Some(kept);
     }
 
     /// It has ended by itself.
@@ -80,8 +89,12 @@ impl KillOnDrop {
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(process) = self.process.take() {
-            let link = self.link.clone();
-            tokio::spawn(async move { link.signal(process, KILL, true).await });
+            let (link, kept) = (self.link.clone(), self.kept.take());
+            tokio::spawn(async move {
+                // One that is gone already needs no kill.
+                let _ = link.signal(process, KILL, true).await;
+                drop(kept);
+            });
         }
     }
 }

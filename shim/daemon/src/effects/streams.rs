@@ -15,7 +15,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -58,7 +58,12 @@ pub async fn exec_connected(link: &MonitorLink, plan: LaunchPlan, streams: Stand
         let stdout = streams.stdout.then(|| output(&mut theirs)).transpose()?;
         let stderr = streams.stderr.then(|| output(&mut theirs)).transpose()?;
         let end = link.launch_exec(number, plan, theirs).await?;
-        (unended(stdin.map(boxed_sink), stdout.map(boxed_source), stderr.map(boxed_source)), end)
+        let stdin = stdin.map(|sink| {
+            let broken_off = Arc::new(Mutex::new(None));
+            guard.keep(broken_off.clone());
+            Box::new(CommandInput { sink: Some(sink), broken_off }) as Box<dyn AsyncWrite + Send + Unpin>
+        });
+        (unended(stdin, stdout.map(boxed_source), stderr.map(boxed_source)), end)
     };
     process.end = Box::pin(async move {
         let record = end.await.map_err(|_| Refusal(MonitorError::Gone.to_string()))?;
@@ -127,10 +132,6 @@ fn boxed_source(source: pipe::Receiver) -> Box<dyn AsyncRead + Send + Unpin> {
     Box::new(source)
 }
 
-fn boxed_sink(sink: pipe::Sender) -> Box<dyn AsyncWrite + Send + Unpin> {
-    Box::new(sink)
-}
-
 fn pipe_error(errno: Errno) -> ExecError {
     ExecError::Pipe(errno.into())
 }
@@ -180,6 +181,38 @@ impl Drop for CloseOnDrop {
                 }
             });
         }
+    }
+}
+
+/// A command's input. Its end is one for the command only if the client has said so: a pipe that breaks off is held open until the command is
+/// killed, which must not take the half for the whole.
+struct CommandInput {
+    sink: Option<pipe::Sender>,
+    broken_off: Arc<Mutex<Option<pipe::Sender>>>,
+}
+
+impl Drop for CommandInput {
+    fn drop(&mut self) {
+        // Nothing that holds it can panic.
+        *self.broken_off.lock().unwrap_or_else(PoisonError::into_inner) = self.sink.take();
+    }
+}
+
+impl AsyncWrite for CommandInput {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.sink {
+            Some(sink) => Pin::new(sink).poll_write(context, bytes),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sink = None;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -20,7 +20,7 @@ fn containers_share_the_pods_net_ipc_and_uts_and_have_their_own_mnt_and_pid() {
         let mut container = image.shell(number, "echo $$ $(hostname); sleep 1000");
         container.join_pause = true;
         pids.push(monitor.launch(&container.process, &container.plan()).pid);
-        crate::support::until("the container is up", || log_lines(&container.log) == ["stdout F 1 the-pod"]);
+        until("the container is up", || log_lines(&container.log) == ["stdout F 1 the-pod"]);
     }
     for kind in OF_THE_POD {
         for pid in &pids {
@@ -102,7 +102,7 @@ fn a_pod_can_share_one_pid_namespace_that_pause_is_pid_1_of() {
     container.join_pause = true;
     container.pid = PidNamespace::Of(ProcessRef::Pause);
     let launched = monitor.launch(&container.process, &container.plan());
-    crate::support::until("pause is seen", || log_lines(&container.log) == ["stdout F Name:\tpause"]);
+    until("pause is seen", || log_lines(&container.log) == ["stdout F Name:\tpause"]);
     assert_eq!(namespace_of(launched.pid, "pid"), namespace_of(pause.pid, "pid"));
     // The next container has one of its own again: the monitor came back.
     let own = image.shell(2, "echo $$");

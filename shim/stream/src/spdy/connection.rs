@@ -217,7 +217,9 @@ impl Connection {
     /// The peer does not take it, or is gone.
     pub async fn open(&self, headers: Headers) -> Result<Stream, OpenError> {
         let (reply, replied) = oneshot::channel();
-        let (id, stream) = {
+        let room = self.shared.control.reserve().await.map_err(|_| OpenError::Gone)?;
+        // Ids go out in their order: who has the next one sends it before anybody has another.
+        let stream = {
             let mut table = self.shared.table();
             if table.is_over {
                 return Err(OpenError::Gone);
@@ -227,9 +229,9 @@ impl Connection {
                 (_, last) => last + 2,
             };
             table.last_of_own = id;
-            (id, self.shared.enter(&mut table, id, headers.clone(), Some(reply)))
+            room.send(Control::Open { stream: id, headers: headers.clone() });
+            self.shared.enter(&mut table, id, headers, Some(reply))
         };
-        self.shared.control.send(Control::Open { stream: id, headers }).await.map_err(|_| OpenError::Gone)?;
         match replied.await {
             Ok(()) => Ok(stream),
             Err(_) if self.shared.table().is_over => Err(OpenError::Gone),
@@ -243,16 +245,21 @@ impl Connection {
         activity.touch();
         let closed = async {
             let goodbye = Outgoing { stream: 0, piece: Piece::Goodbye };
+            let all_written = &mut self.written;
             let written = async {
                 let _ = shared.queue.send(goodbye).await;
-                let _ = (&mut self.written).await;
+                let _ = all_written.await;
             };
             let accepted = &mut self.accepted;
             let gone = async { while accepted.recv().await.is_some() {} };
             tokio::pin!(gone);
             tokio::select! {
                 () = written => {}
-                () = &mut gone => return,
+                () = &mut gone => {
+                    // Gone, or told why it is cut off, which is on its way.
+                    let _ = tokio::time::timeout(LINGER, &mut self.written).await;
+                    return;
+                }
             }
             let _ = tokio::time::timeout(LINGER, gone).await;
         };
@@ -341,7 +348,11 @@ impl<S: Source> Reader<S> {
                 self.shared.table().take_back(stream);
                 Ok(())
             }
-            Frame::Ping(id) if self.shared.is_of_peer(id) => self.shared.tell(Control::Ping { id }).await,
+            Frame::Ping(id) if self.shared.is_of_peer(id) => {
+                // Who asks is there, and wants the session.
+                self.shared.activity.touch();
+                self.shared.tell(Control::Ping { id }).await
+            }
             // After GOAWAY the peer still answers for the streams that there are.
             Frame::Ping(_) | Frame::GoAway { .. } | Frame::Other => Ok(()),
         }
@@ -376,7 +387,9 @@ impl<S: Source> Reader<S> {
             return self.shared.tell(Control::Reset { stream: id, status: INVALID_STREAM }).await;
         };
         if let Some(feed) = feed {
-            self.shared.activity.touch();
+            if feed.is_wanted() {
+                self.shared.activity.touch();
+            }
             if !unless_gone(feed.push(&self.budget, bytes), || self.source.is_gone()).await {
                 return Err(End::Gone);
             }

@@ -7,7 +7,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 /// What both sides begin to compress with (draft 3, section 2.6.10.1).
 const DICTIONARY: &[u8] = include_bytes!("dictionary.bin");
 /// The longest block, unpacked: a stream has a handful of headers. A small block may claim to be gigabytes.
-const BLOCK_BYTES_MAX: usize = 32 * 1024;
+const BLOCK_BYTES_MAX: usize = 4 * 1024;
 /// The most pairs in a block.
 const PAIRS_MAX: usize = 64;
 /// Parts between the values of one name.
@@ -98,7 +98,7 @@ impl Default for Inflater {
 
 impl Inflater {
     pub(super) fn inflate(&mut self, packed: &[u8]) -> Result<Headers, HeaderError> {
-        let mut block = Vec::with_capacity(4096);
+        let mut block = Vec::with_capacity(1024);
         let mut rest = packed;
         loop {
             let (before_in, before_out) = (self.0.total_in(), self.0.total_out());
