@@ -81,6 +81,7 @@ async fn streams_that_make_no_sense_are_given_up_and_sessions_leave_nothing() ->
         &[("streamType", "data"), ("port", "0"), ("requestID", "1")][..],
         &[("streamType", "data"), ("port", "65536"), ("requestID", "1")],
         &[("streamType", "data"), ("requestID", "1")],
+        &[("streamType", "data"), ("port", "80"), ("requestID", &"1".repeat(129))],
         &[("streamType", "stdin"), ("port", "80"), ("requestID", "1")],
         &[],
     ] {

@@ -345,6 +345,47 @@ async fn streams_that_are_never_opened_are_not_waited_for_and_idle_sessions_end(
     Census::settle(&daemon, &before, wait::DEADLINE).await
 }
 
+/// What the daemon's memory is made of, in kB.
+fn resident_kb(daemon: &Daemon) -> Result<u64> {
+    let text = podbox_tests::host::status_field(daemon.pid()?, "VmRSS")?;
+    Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
+}
+
+/// A key that is typed is a frame, and a stream's headers pack well: little that is sent shall not be much that is kept.
+#[tokio::test]
+async fn what_a_session_keeps_is_not_more_for_coming_in_small_pieces() -> Result<()> {
+    const GROWTH_KB_MAX: u64 = 24 << 10;
+    let daemon = Daemon::for_test().await?;
+    let (pod, container) = container(&daemon).await?;
+    let before = resident_kb(&daemon)?;
+    let session = Session::exec(&daemon, &container, &["/bin/sleep", "600"], ALL).await?;
+    let stdin = session.stdin.context("input")?.outbound;
+    // As much as its pipe holds, and then what nobody takes.
+    stdin.send(Bytes::from(vec![0; 256 << 10])).await?;
+    let typed = async {
+        for _ in 0..100_000 {
+            stdin.send(Bytes::from_static(b"x")).await?;
+        }
+        anyhow::Ok(())
+    };
+    // Held up, which it may be, it is not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(10), typed).await;
+    let grown = resident_kb(&daemon)?.saturating_sub(before);
+    assert!(grown < GROWTH_KB_MAX, "keys: the daemon grew by {grown} kB");
+    drop((session.connection, stdin));
+    let forwarding = podbox_tests::streams::Forwarding::open(&daemon, &pod).await?;
+    let before = resident_kb(&daemon)?;
+    let mut streams = Vec::new();
+    for request in 0..1500 {
+        let (request, much) = (format!("{request}{}", "r".repeat(100)), "x".repeat(24 << 10));
+        let headers = Headers::of(&[("streamType", "error"), ("port", "80"), ("requestID", &request), ("more", &much)]);
+        streams.push(forwarding.connection.open(headers).await?);
+    }
+    let grown = resident_kb(&daemon)?.saturating_sub(before);
+    assert!(grown < GROWTH_KB_MAX, "headers: the daemon grew by {grown} kB");
+    Ok(())
+}
+
 /// In every state that a session can be in: before the upgrade, before its streams, with its command running, in its output.
 #[tokio::test]
 async fn ten_thousand_clients_that_break_off_leave_nothing() -> Result<()> {
@@ -352,10 +393,6 @@ async fn ten_thousand_clients_that_break_off_leave_nothing() -> Result<()> {
     const AT_ONCE: usize = 8;
     let daemon = Daemon::for_test().await?;
     let (_pod, container) = container(&daemon).await?;
-    let resident = || -> Result<u64> {
-        let text = podbox_tests::host::status_field(daemon.pid()?, "VmRSS")?;
-        Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
-    };
     let known = true_url(&daemon, &container).await?;
     let break_off = async |number: usize| -> Result<()> {
         let command = ["/bin/sh", "-c", "exec yes"];
@@ -382,10 +419,10 @@ async fn ten_thousand_clients_that_break_off_leave_nothing() -> Result<()> {
     };
     rounds(500).await?;
     let before = Census::at_rest(&daemon).await?;
-    let resident_before = resident()?;
+    let resident_before = resident_kb(&daemon)?;
     rounds(CLIENTS).await?;
     Census::settle(&daemon, &before, wait::DEADLINE).await?;
-    let grown_kb = resident()?.saturating_sub(resident_before);
+    let grown_kb = resident_kb(&daemon)?.saturating_sub(resident_before);
     assert!(grown_kb < 8 << 10, "the daemon grew by {grown_kb} kB");
     Ok(())
 }

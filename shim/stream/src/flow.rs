@@ -14,14 +14,14 @@ use tokio::time::Instant;
 pub(crate) const QUEUE: usize = 4;
 /// The longest piece that is sent or taken at once.
 pub(crate) const PIECE_BYTES_MAX: usize = 128 * 1024;
-/// What a piece costs beside its bytes. Else a peer that sends them one by one would be charged for a fraction of what it takes.
-const PIECE_OVERHEAD_BYTES: usize = 256;
-/// Pieces below this are copied out of the buffer that they came in, which each of them would keep whole.
-const COPIED_BYTES_MAX: usize = 16 * 1024;
 /// How long a client that takes nothing is waited for when its session is over.
 pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
 /// What a session keeps of the peer's bytes that nobody has taken yet.
 const BUDGET_BYTES: usize = 512 * 1024;
+/// What a piece that waits takes beside its bytes: a client that types sends one of them with each key.
+const PIECE_COST_BYTES: usize = 256;
+/// Shorter pieces are kept by themselves: as a part of what was read at once they would keep all the room that was made for that.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 
 /// What comes next of a stream.
 #[derive(Debug)]
@@ -83,13 +83,13 @@ impl Feed {
         if bytes.is_empty() || self.pieces.is_closed() {
             return;
         }
-        let bytes = if bytes.len() < COPIED_BYTES_MAX { Bytes::copy_from_slice(&bytes) } else { bytes };
-        let count = u32::try_from((bytes.len() + PIECE_OVERHEAD_BYTES).min(BUDGET_BYTES)).unwrap_or(u32::MAX);
+        let count = u32::try_from((bytes.len() + PIECE_COST_BYTES).min(BUDGET_BYTES)).unwrap_or(u32::MAX);
         let room = tokio::select! {
             room = budget.room.clone().acquire_many_owned(count) => room.ok(),
             // Whoever took them is gone, and with him the reason to wait.
             () = self.pieces.closed() => return,
         };
+        let bytes = if bytes.len() < COPIED_BYTES_MAX { Bytes::copy_from_slice(&bytes) } else { bytes };
         // Whoever took them may have gone just now.
         let _ = self.pieces.send(Some(Held { bytes, _room: room }));
     }
@@ -237,5 +237,41 @@ impl Activity {
             }
             tokio::time::sleep_until(due).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn short_pieces_keep_nothing_of_what_was_read_with_them() {
+        let (feed, mut inbound) = Feed::new();
+        let read_at_once = Bytes::from(vec![7; PIECE_BYTES_MAX]);
+        feed.push(&Budget::default(), read_at_once.slice(5..6)).await;
+        assert!(read_at_once.is_unique());
+        assert!(matches!(inbound.next().await, Received::Bytes(held) if held.bytes == [7][..]));
+    }
+
+    #[tokio::test]
+    async fn pieces_of_one_byte_use_the_room_of_a_session_up() {
+        let (feed, mut inbound) = Feed::new();
+        let budget = Budget::default();
+        let mut kept = 0;
+        let flood = tokio::task::unconstrained(async {
+            loop {
+                feed.push(&budget, Bytes::from_static(b"x")).await;
+                kept += 1;
+            }
+        });
+        // Looked at once: it goes on for as long as there is room.
+        tokio::select! {
+            biased;
+            () = flood => {}
+            () = std::future::ready(()) => {}
+        }
+        assert!(kept > 1000 && kept < 4000, "{kept} pieces are kept");
+        assert!(matches!(inbound.next().await, Received::Bytes(_)));
+        feed.push(&budget, Bytes::from_static(b"x")).await;
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::endpoint::{Endpoint, Refusal};
 use crate::flow::{Gone, Inbound, Outbound, PIECE_BYTES_MAX, Received};
-use crate::spdy::{Connection, Stream};
+use crate::spdy::{Connection, Headers, Stream};
 use bytes::{Bytes, BytesMut};
 use rustix::net::sockopt::set_socket_linger;
 use std::collections::HashMap;
@@ -22,6 +22,8 @@ use tokio::task::JoinSet;
 pub(crate) const PROTOCOL: &str = "portforward.k8s.io";
 /// How long one of a pair of streams waits for the other.
 const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest request id: clients number their requests.
+const REQUEST_BYTES_MAX: usize = 128;
 
 /// What a stream of a pair is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +54,10 @@ pub(crate) async fn serve(connection: &mut Connection, endpoint: Arc<impl Endpoi
                 continue;
             }
         };
-        let Some(stream) = stream else { return };
-        let Some((request, part, port)) = purpose(&stream) else {
+        let Some(mut stream) = stream else { return };
+        // Of what its opener has said nothing else is kept while it waits: a little that is packed well may be much.
+        let said = std::mem::take(&mut stream.headers);
+        let Some((request, part, port)) = purpose(&said, stream.id) else {
             let _ = stream.outbound.abort().await;
             continue;
         };
@@ -85,18 +89,19 @@ pub(crate) async fn serve(connection: &mut Connection, endpoint: Arc<impl Endpoi
 }
 
 /// Which request a stream belongs to, what it is for, and the port; `None`: it makes no sense.
-fn purpose(stream: &Stream) -> Option<(String, Part, u16)> {
-    let part = match stream.headers.get("streamType")? {
+fn purpose(headers: &Headers, id: u32) -> Option<(String, Part, u16)> {
+    let part = match headers.get("streamType")? {
         "data" => Part::Data,
         "error" => Part::Error,
         _ => return None,
     };
-    let port = stream.headers.get("port")?.parse().ok().filter(|port| *port != 0)?;
-    let request = match (stream.headers.get("requestID"), part) {
+    let port = headers.get("port")?.parse().ok().filter(|port| *port != 0)?;
+    let request = match (headers.get("requestID"), part) {
+        (Some(request), _) if request.len() > REQUEST_BYTES_MAX => return None,
         (Some(request), _) => request.to_owned(),
         // Clients of old open the error stream first, and the other right after it.
-        (None, Part::Error) => stream.id.to_string(),
-        (None, Part::Data) => stream.id.checked_sub(2)?.to_string(),
+        (None, Part::Error) => id.to_string(),
+        (None, Part::Data) => id.checked_sub(2)?.to_string(),
     };
     Some((request, part, port))
 }
