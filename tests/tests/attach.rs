@@ -1,6 +1,6 @@
 //! Attach: clients that look at a container's streams, and write to its input, beside its log.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use podbox_proto::v1::ContainerState;
 use podbox_stream::{Outcome, StandardStreams};
 use podbox_tests::streams::{ALL, OUTPUTS, Session, TERMINAL, attach_url, read_all};
@@ -51,6 +51,8 @@ async fn input_that_is_for_one_client_ends_with_it() -> Result<()> {
         let mut session = Session::attach(&daemon, &container, ALL).await?;
         session.say("hello\n").await?;
         session.wait_for("out hello\n").await?;
+        let second = Session::attach(&daemon, &container, ALL).await?.finish().await?;
+        assert!(matches!(&second.outcome, Outcome::Failed(why) if why.contains("one client")), "{:?}", second.outcome);
         match way {
             "says so" => {
                 session.end_input().await?;
@@ -152,6 +154,35 @@ async fn clients_that_come_and_go_leave_nothing() -> Result<()> {
         }
     }
     Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+/// A monitor has a thousand descriptors where nobody gave it more, and needs them for those that are to come.
+#[tokio::test]
+async fn so_many_attach_to_a_pod_and_no_more_and_the_rest_goes_on() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let container = echo(&daemon, |_| {}).await?;
+    let mut sessions = Vec::new();
+    let refused = loop {
+        ensure!(sessions.len() <= 128, "{} clients follow two streams each", sessions.len());
+        let mut session = Session::attach(&daemon, &container, ALL).await?;
+        session.say("x\n").await?;
+        match session.wait_for("out x\n").await {
+            Ok(_) => sessions.push(session),
+            // Its output has ended before it said anything.
+            Err(_) => break session.finish().await?.outcome,
+        }
+    };
+    assert!(matches!(&refused, Outcome::Failed(why) if why.contains("followed already")), "{refused:?}");
+    assert_eq!(sessions.len(), 128);
+    assert_eq!(container.exec(&["/bin/echo", "hi"]).await?.stdout, "hi\n");
+    sessions.truncate(64);
+    wait::until("there is room again", || async {
+        let mut session = Session::attach(&daemon, &container, ALL).await.ok()?;
+        session.say("y\n").await.ok()?;
+        session.wait_for("out y\n").await.ok().map(drop)
+    })
+    .await?;
+    Ok(())
 }
 
 #[tokio::test]

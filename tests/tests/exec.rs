@@ -144,6 +144,25 @@ async fn a_client_that_goes_takes_its_command_along() -> Result<()> {
     Census::settle(&daemon, &before, wait::DEADLINE).await
 }
 
+/// A command must not take what came so far for all there is: it is killed before its input ends.
+#[tokio::test]
+async fn input_that_breaks_off_does_not_read_as_complete() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let (_pod, container) = container(&daemon).await?;
+    for round in 0..20 {
+        let mut session = Session::exec(&daemon, &container, &["/bin/sh", "-c", "echo there; cat > /tmp/part && mv /tmp/part /tmp/whole"], ALL).await?;
+        session.wait_for("there").await?;
+        session.say("the first half").await?;
+        if round % 2 == 0 {
+            session.stdin.take().context("input")?.outbound.abort().await?;
+        }
+        drop(session);
+    }
+    alone(&container).await?;
+    container.sh("test ! -e /tmp/whole").await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_read_stops_the_command_and_not_the_daemon() -> Result<()> {
     let daemon = Daemon::for_test().await?;
@@ -278,7 +297,8 @@ async fn a_stopped_daemon_ends_its_sessions_and_their_commands_and_nothing_else(
     let mut session = Session::exec(&daemon, &container, &["/bin/sh", "-c", "echo there; sleep 600"], ALL).await?;
     session.wait_for("there").await?;
     assert!(daemon.terminate().await?.success());
-    assert!(session.finish().await.is_err(), "it is cut off");
+    let outcome = session.finish().await?.outcome;
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("podbox stops")), "silence would be taken for success: {outcome:?}");
     daemon.start_again().await?;
     alone(&container).await?;
     assert_eq!(container.exec(&["/bin/true"]).await?.code, 0);

@@ -104,6 +104,40 @@ async fn streams_that_make_no_sense_are_given_up_and_sessions_leave_nothing() ->
     Census::settle(&daemon, &before, wait::DEADLINE).await
 }
 
+/// The pod does not read what a client sends: its reset ends that, and whoever else forwards in the session goes on.
+#[tokio::test]
+async fn a_connection_that_is_reset_holds_up_no_other() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = listening(&daemon, &PodSpec::new("ports")).await?;
+    let network = NetworkNamespace::of_process(pod.pause_pid().await?)?;
+    let deaf = network.run(|| Ok(std::net::TcpListener::bind("127.0.0.1:8082")?))?;
+    let mut session = Forwarding::open(&daemon, &pod).await?;
+    let (data, _error) = session.dial(8082).await?;
+    let (connection, _) = deaf.accept()?;
+    // More than one reading and one writing socket hold, and less than makes the session stop reading.
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(2);
+    while tokio::time::timeout_at(end, data.outbound.send(vec![0; 1 << 12].into())).await.is_ok_and(|sent| sent.is_ok()) {
+        if network_queue(&connection)? > 1 << 16 {
+            break;
+        }
+    }
+    data.outbound.abort().await?;
+    assert_eq!(session.ask(8080, "still").await?, "four: still\n");
+    let mut connection = tokio::net::TcpStream::from_std({
+        connection.set_nonblocking(true)?;
+        connection
+    })?;
+    let mut all = Vec::new();
+    let ended = tokio::time::timeout(wait::scaled(wait::DEADLINE), connection.read_to_end(&mut all)).await?;
+    assert!(ended.is_err(), "what breaks off does not read as complete");
+    Ok(())
+}
+
+/// Bytes that wait to be read.
+fn network_queue(connection: &std::net::TcpStream) -> Result<u64> {
+    Ok(rustix::io::ioctl_fionread(connection)?)
+}
+
 /// Clients of old name no request: the error stream comes first, and the data's right after it.
 #[tokio::test]
 async fn streams_without_a_request_id_are_paired_by_their_order() -> Result<()> {

@@ -78,6 +78,11 @@ impl Output {
         }
     }
 
+    /// How many follow its streams.
+    pub fn followers(&self) -> usize {
+        self.streams.iter().map(|stream| stream.followers.len()).sum::<usize>() + self.late.len()
+    }
+
     /// Another descriptor for what a client may write to: the input, or the terminal, whose size it may set as well.
     pub fn lend_input(&self) -> Result<Option<OwnedFd>, Errno> {
         let terminal = self.streams.iter().find(|stream| stream.is_terminal).map(|stream| stream.source.as_fd());

@@ -16,6 +16,8 @@ use std::os::fd::OwnedFd;
 const SIGKILL: i32 = 9;
 /// The largest signal number of Linux.
 const SIGNAL_MAX: i32 = 64;
+/// Streams that clients follow in a pod at the same time: each is a descriptor, and the monitor needs some for its other duties.
+const FOLLOWERS_MAX: usize = 256;
 
 impl Monitor {
     /// Takes one request. A daemon that breaks the protocol is let go, and nothing else is touched.
@@ -146,6 +148,7 @@ impl Monitor {
         descriptors: Vec<OwnedFd>,
     ) -> (ReplyBody, Option<OwnedFd>) {
         let process = ProcessRef::Container(container.clone());
+        let followers: usize = self.running.iter().map(|running| running.output.followers()).sum();
         let Some(running) = self.running.iter_mut().find(|running| running.process == process) else {
             return (ReplyBody::NotRunning, None);
         };
@@ -153,6 +156,9 @@ impl Monitor {
         if stdin == AttachedStdin::ClosedWithConnection && running.output.stdin_goes_with_connection && running.output.has_pipe_for_input()
         {
             return (refused(format!("the input of {process} is for one client, which has it")), None);
+        }
+        if followers >= FOLLOWERS_MAX {
+            return (refused(format!("{followers} streams of the pod are followed already")), None);
         }
         let failed = |errno: Errno| (refused(format!("attach to {process}: {errno}")), None);
         let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
