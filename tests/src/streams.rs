@@ -124,6 +124,16 @@ impl Session {
         Ok(said)
     }
 
+    /// Waits for the outcome alone, of a session whose outputs may be cut off.
+    ///
+    /// # Errors
+    /// None comes in time.
+    pub async fn status(mut self) -> Result<Outcome> {
+        let status =
+            tokio::time::timeout(wait::scaled(wait::DEADLINE), read_all(&mut self.error.inbound)).await.context("the status")??;
+        Outcome::from_json(&status).with_context(|| format!("a status, not {:?}", String::from_utf8_lossy(&status)))
+    }
+
     /// Waits for the end: what is left of both outputs, and the outcome.
     ///
     /// # Errors

@@ -150,7 +150,8 @@ async fn input_that_breaks_off_does_not_read_as_complete() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let (_pod, container) = container(&daemon).await?;
     for round in 0..20 {
-        let mut session = Session::exec(&daemon, &container, &["/bin/sh", "-c", "echo there; cat > /tmp/part && mv /tmp/part /tmp/whole"], ALL).await?;
+        let mut session =
+            Session::exec(&daemon, &container, &["/bin/sh", "-c", "echo there; cat > /tmp/part && mv /tmp/part /tmp/whole"], ALL).await?;
         session.wait_for("there").await?;
         session.say("the first half").await?;
         if round % 2 == 0 {
@@ -297,7 +298,7 @@ async fn a_stopped_daemon_ends_its_sessions_and_their_commands_and_nothing_else(
     let mut session = Session::exec(&daemon, &container, &["/bin/sh", "-c", "echo there; sleep 600"], ALL).await?;
     session.wait_for("there").await?;
     assert!(daemon.terminate().await?.success());
-    let outcome = session.finish().await?.outcome;
+    let outcome = session.status().await?;
     assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("podbox stops")), "silence would be taken for success: {outcome:?}");
     daemon.start_again().await?;
     alone(&container).await?;

@@ -256,7 +256,8 @@ impl Connection {
             tokio::select! {
                 () = written => {}
                 () = &mut gone => {
-                    // Gone, or told why it is cut off, which is on its way.
+                    // Gone, or told why it is cut off, which is on its way: what is queued before this end.
+                    let _ = shared.queue.try_send(Outgoing { stream: 0, piece: Piece::Goodbye });
                     let _ = tokio::time::timeout(LINGER, &mut self.written).await;
                     return;
                 }
