@@ -211,9 +211,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_headers_come_through(pairs in prop::collection::vec(("[a-z:-]{1,20}", "\\PC{0,200}"), 0..PAIRS_MAX)) {
+        fn all_headers_come_through(pairs in prop::collection::vec(("[a-z:-]{1,20}", "\\PC{0,40}"), 0..16)) {
             let headers = Headers(pairs);
-            prop_assume!(headers.write().len() < BLOCK_BYTES_MAX / 2);
+            prop_assert!(headers.write().len() <= BLOCK_BYTES_MAX);
             let packed = Deflater::default().deflate(&headers);
             prop_assert_eq!(Inflater::default().inflate(&packed), Ok(headers));
         }
