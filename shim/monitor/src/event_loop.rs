@@ -87,6 +87,7 @@ impl Monitor {
             for &token in &ready {
                 self.handle(token);
             }
+            self.look_at_labels();
             self.let_go_of_followers();
             self.let_go_of_held_output();
             self.leftovers.look_if_due();
@@ -247,8 +248,19 @@ impl Monitor {
         let held = self.held.iter().filter(|held| !held.is_closed).map(|held| held.until);
         let outputs = self.running.iter().map(|running| &running.output).chain(self.held.iter().map(|held| &held.output));
         let followers = outputs.filter_map(Output::followers_due);
-        let first = held.chain(followers).chain(unvisited).chain(self.leftovers.due()).min();
+        let looks = self.pending.iter().filter_map(Pending::look_due);
+        let first = held.chain(followers).chain(looks).chain(unvisited).chain(self.leftovers.due()).min();
         first.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Of newborns that had not become their programs when they were looked at.
+    fn look_at_labels(&mut self) {
+        let now = Instant::now();
+        let is_due = |pending: &Pending| pending.look_due().is_some_and(|due| due <= now);
+        while let Some(at) = self.pending.iter().position(is_due) {
+            // It goes, or is due later.
+            self.advance(at);
+        }
     }
 
     /// Those who follow a container and take nothing for too long.

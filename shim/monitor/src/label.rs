@@ -3,10 +3,9 @@
 //! What a newborn asks for is written to a file of `/proc`, and attacks on runtimes had that write end up elsewhere. So nobody's word is
 //! taken for it: who has not the label that was planned does not run.
 //!
-//! One look is enough. `execve(2)` marks the status pipe for closing before it takes the new label on (`begin_new_exec()`), but what is
-//! closed is given back when the process returns to user mode, as everything is since Linux 3.6 (`fput()` leaves it to the task's work):
-//! when the monitor reads the pipe's end, the label is there, and the program about to run its first instruction. A test of podbox-sys holds
-//! the kernel to that.
+//! The look comes when `execve(2)` is over. The end of the status pipe does not tell that: the kernel closes files long before it takes the
+//! new label on, and gives the pipe back once the later of newborn and monitor has closed it. A process that is still on its way does not
+//! run its program either, so that it may be looked at again a moment later, and the monitor does other things meanwhile.
 //!
 //! The program may have run by the time of the look, and have changed its label as its profile lets it. AppArmor's names tell where
 //! that leads below the profile, to one of its children or to a stack with it: it is as good as the profile. Who leaves for another profile
@@ -26,6 +25,17 @@ pub struct ExpectedLabel {
     label: String,
 }
 
+/// What a look finds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The label that was planned.
+    Right,
+    /// The process has not become its program yet.
+    TooEarly,
+    /// Another one, or none that the kernel would tell.
+    Wrong(LaunchFailure),
+}
+
 impl ExpectedLabel {
     /// By a plan; `None` where it asks for none.
     pub fn of(plan: &LaunchPlan) -> Option<Self> {
@@ -35,18 +45,23 @@ impl ExpectedLabel {
         })
     }
 
-    /// Looks at a process that has executed and is not reaped.
-    pub fn verify(&self, pid: Pid) -> Result<(), LaunchFailure> {
+    /// Looks at a process that is executing, or has executed, and is not reaped.
+    pub fn look(&self, pid: Pid) -> Look {
+        // First: what is seen afterwards is what it came to.
+        let is_over = podbox_sys::exec_is_over(pid);
         let found = self.current(pid);
         if found.as_deref().is_some_and(|found| self.is_met_by(found)) {
-            return Ok(());
+            return Look::Right;
+        }
+        if !is_over {
+            return Look::TooEarly;
         }
         let reason = match found {
             Some(found) => format!("the process runs as {found:?}"),
             None => "the kernel does not tell what the process runs as".to_owned(),
         };
         let step = Op::SetExecLabel { module: self.module, label: self.label.clone() }.to_string();
-        Err(LaunchFailure { step, errno: DENIED, reason })
+        Look::Wrong(LaunchFailure { step, errno: DENIED, reason })
     }
 
     fn current(&self, pid: Pid) -> Option<String> {
@@ -82,7 +97,7 @@ mod tests {
     #[test]
     fn another_label_is_told() {
         let expected = ExpectedLabel { module: SecurityModule::AppArmor, label: "podbox-test-nobody".to_owned() };
-        let failure = expected.verify(rustix::process::getpid()).expect_err("another label");
+        let Look::Wrong(failure) = expected.look(rustix::process::getpid()) else { panic!("it has another label") };
         assert_eq!(failure.errno, DENIED);
         assert_eq!(failure.step, "ask for the AppArmor profile \"podbox-test-nobody\"");
     }

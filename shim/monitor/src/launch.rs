@@ -16,7 +16,7 @@ use crate::birth::{ABOUT_TO_EXECUTE, GOES_ON_AS, UNDER_FILTER};
 use crate::child::{self, Birth};
 use crate::clock;
 use crate::exec_cgroup::ExecCgroup;
-use crate::label::ExpectedLabel;
+use crate::label::{ExpectedLabel, Look};
 use crate::log::{Log, StreamName};
 use crate::output::Output;
 use crate::poll::{Poll, Watched};
@@ -30,10 +30,15 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitStatus, pidfd_open, waitid};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 const SIGKILL: i32 = 9;
 /// More than any failure is long.
 const STATUS_BYTES_MAX: usize = 16 * 1024;
+
+/// Between looks at a process that is becoming its program: that takes microseconds, and longer where its cgroup may use no CPU for a while.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(64);
 
 /// Who asked for a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,8 @@ pub struct Pending {
     at_end: AtEnd,
     /// Until it was seen.
     label: Option<ExpectedLabel>,
+    /// When to look for it again, and how long to wait after that.
+    look_again: Option<(Instant, Duration)>,
     status: Option<Watched>,
     said: Vec<u8>,
     terminal: Option<OwnedFd>,
@@ -136,6 +143,7 @@ impl Launcher<'_> {
             pidfd,
             at_end,
             label: ExpectedLabel::of(plan),
+            look_again: None,
             status: Some(status),
             said: Vec::new(),
             terminal,
@@ -193,12 +201,17 @@ impl Pending {
     }
 
     /// Whether the process, which has executed and is not reaped, has the label that was planned. One that has not is ended, and its launch
-    /// has failed.
+    /// has failed; one of which it cannot be told yet is [to be looked at again](Self::look_due).
     pub fn has_its_label(&mut self) -> bool {
-        let verified = self.label.as_ref().map_or(Ok(()), |label| label.verify(self.pid));
-        match verified {
-            Ok(()) => self.label = None,
-            Err(failure) => {
+        let last = self.look_again.take();
+        match self.label.as_ref().map_or(Look::Right, |label| label.look(self.pid)) {
+            Look::Right => self.label = None,
+            Look::TooEarly => {
+                let pause = last.map_or(FIRST_PAUSE, |(_, pause)| pause);
+                self.look_again = Some((Instant::now() + pause, (pause * 2).min(LAST_PAUSE)));
+                return false;
+            }
+            Look::Wrong(failure) => {
                 // One that was killed on the way has that to tell, and not what it then ran as.
                 self.said = if self.was_killed() { Vec::new() } else { serde_json::to_vec(&failure).unwrap_or_default() };
                 self.status = None;
@@ -207,6 +220,11 @@ impl Pending {
             }
         }
         true
+    }
+
+    /// When [`Self::has_its_label`] is to be asked again; never once nobody wants to know.
+    pub fn look_due(&self) -> Option<Instant> {
+        self.look_again.filter(|_| self.asker.is_some()).map(|(due, _)| due)
     }
 
     /// Whether a signal has ended it.
