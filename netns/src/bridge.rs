@@ -13,7 +13,7 @@
 //! - the bridge has its own MAC and MTU, whatever ports come and go;
 //! - the networks of the bridge's addresses are the pod networks: gateway addresses of subnets no longer configured
 //!   stay, and so does masquerade for their pods, until the bridge is removed;
-//! - what exists is asked of the kernel, what a pod has of the caller: nothing is remembered here;
+//! - what exists is asked of the kernel, what a pod has of the caller, its host ports of [`HostPorts`]: nothing is remembered here;
 //! - a bridge that somebody deletes is missed, not replaced: the caller asks whether it [stands](Bridge::stands), opens it
 //!   anew and puts the pods' links, which the kernel keeps, on it again.
 //!
@@ -25,6 +25,7 @@ mod config;
 mod firewall;
 mod orphan;
 mod port;
+mod publish;
 mod uplink;
 
 use std::fmt;
@@ -37,12 +38,14 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessa
 
 use crate::address::{gateway, validate_subnets};
 use crate::error::{BridgeError, SysctlError};
+use crate::host_port::HostPorts;
 use crate::mac::MacAddress;
 use crate::rtnl::{self, Rtnl};
 use crate::sysctl;
 pub use attach::{Attachment, delete_port};
 pub use config::BridgeConfig;
 use firewall::NftSocket;
+pub use publish::withdraw_host_ports;
 
 /// An open bridge. Clones share its sockets, which belong to the network namespace it was opened in.
 #[derive(Clone)]
@@ -55,7 +58,8 @@ struct Shared {
     index: u32,
     mtu_bytes: u32,
     rtnl: Rtnl,
-    /// Held while the bridge's addresses and, from them, the rules are changed.
+    host_ports: HostPorts,
+    /// Held while the bridge's addresses and, from them and from host ports, the rules are changed.
     firewall: tokio::sync::Mutex<NftSocket>,
 }
 
@@ -74,9 +78,11 @@ impl Bridge {
     /// The MTU is that of the default route's link, or 1,500 without a default route. Must be called in a tokio runtime,
     /// which serves the bridge from then on.
     ///
+    /// What `host_ports` holds leads to its pods from now on, and nothing else does: those of pods of before must have been reserved.
+    ///
     /// # Errors
     /// Names the step. What was done until then stays: a repetition goes on from there.
-    pub async fn open(config: &BridgeConfig) -> Result<Self, BridgeError> {
+    pub async fn open(config: &BridgeConfig, host_ports: &HostPorts) -> Result<Self, BridgeError> {
         let name = &config.name;
         let invalid = |source| BridgeError::Config { bridge: name.clone(), source };
         config.validate().map_err(invalid)?;
@@ -91,7 +97,14 @@ impl Bridge {
         set_bridge_sysctls(name, &config.subnets).map_err(sysctls)?;
         let started = rtnl.set_mtu_and_up(index, mtu_bytes).await;
         started.map_err(|source| BridgeError::Start { bridge: name.clone(), mtu_bytes, source })?;
-        let shared = Shared { name: name.clone(), index, mtu_bytes, rtnl, firewall: tokio::sync::Mutex::new(firewall) };
+        let shared = Shared {
+            name: name.clone(),
+            index,
+            mtu_bytes,
+            rtnl,
+            host_ports: host_ports.clone(),
+            firewall: tokio::sync::Mutex::new(firewall),
+        };
         let bridge = Self { shared: Arc::new(shared) };
         bridge.set_subnets(&config.subnets).await?;
         bridge.delete_half_made_ports().await?;
@@ -124,10 +137,7 @@ impl Bridge {
                 _ => {}
             }
         }
-        let pods = rtnl.addresses(*index).await;
-        let pods = pods.map_err(|source| BridgeError::ListAddresses { bridge: bridge(), source })?;
-        let replaced = firewall::replace(&firewall, name, &pods);
-        replaced.map_err(|source| BridgeError::Firewall { bridge: bridge(), source })?;
+        self.replace_rules(&firewall, None).await?;
         // Last, so that nothing is ever forwarded with a pod's address in it.
         forward(subnets).map_err(sysctls)
     }
@@ -222,10 +232,13 @@ fn our_bridge(link: &LinkMessage, name: &str) -> Result<u32, BridgeError> {
     }
 }
 
-/// Any pod could send router advertisements to the bridge: it must not heed them.
+/// Any pod could send router advertisements to the bridge: it must not heed them. Nor does it look for duplicates of its link-local address,
+/// which its MAC makes its own: until that is done, a second after the first pod's carrier, it would ask for no pod's MAC on behalf of others,
+/// and what comes from outside would not get in.
 fn set_bridge_sysctls(name: &str, subnets: &[IpNetwork]) -> Result<(), SysctlError> {
     if sysctl::has_ipv6(name) {
         sysctl::set(sysctl::ipv6_conf(name, "accept_ra"), "0")?;
+        sysctl::set(sysctl::ipv6_conf(name, "accept_dad"), "0")?;
     }
     if subnets.iter().any(IpNetwork::is_ipv6) {
         sysctl::set(sysctl::ipv6_conf(name, "disable_ipv6"), "0")?;

@@ -2,6 +2,7 @@
 //!
 //! - [`AddressPool`] decides which pod has which addresses. It is plain memory; whoever keeps the records restores it.
 //! - [`Bridge`] is the built-in backend: one Linux bridge, a veth pair per pod, masquerade for what leaves the node.
+//! - [`HostPorts`] decides which pod has which ports of the node; the bridge forwards them.
 //! - [`BridgeClaim`] keeps a second daemon from a bridge that one serves already.
 //! - [`PodLinks`] counts what went through a pod's links.
 //! - [`dial_loopback`] connects to what listens in a namespace.
@@ -22,6 +23,7 @@ mod claim;
 mod counters;
 mod dial;
 mod error;
+mod host_port;
 mod mac;
 mod owner;
 mod pod;
@@ -29,11 +31,12 @@ mod rtnl;
 mod sysctl;
 
 pub use address::{AddressPool, PODS_MAX, PodAddresses};
-pub use bridge::{Attachment, Bridge, BridgeConfig, delete_port};
+pub use bridge::{Attachment, Bridge, BridgeConfig, delete_port, withdraw_host_ports};
 pub use claim::BridgeClaim;
 pub use counters::{CountersError, LinkCounters, PodLinks, Traffic};
 pub use dial::dial_loopback;
 pub use error::{BridgeError, ClaimError, ConfigError, DialError, FirewallError, PodNetnsError, PoolError, SysctlError};
+pub use host_port::{HostPort, HostPortError, HostPorts, PortProtocol};
 pub use ipnetwork::IpNetwork;
 pub use mac::{MacAddress, ParseMacError};
 pub use owner::Owner;

@@ -29,6 +29,11 @@ pub(crate) fn ipv6_conf(link: &str, key: &str) -> String {
     format!("/proc/sys/net/ipv6/conf/{link}/{key}")
 }
 
+/// Lets the link take and send 127.0.0.0/8, which is otherwise for the node alone; or not, as it is from the start.
+pub(crate) fn route_loopback_by(link: &str, route: bool) -> Result<(), SysctlError> {
+    set(format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"), if route { "1" } else { "0" })
+}
+
 /// Lets the node pass on IPv4 packets between its links.
 pub(crate) fn forward_ipv4() -> Result<(), SysctlError> {
     set("/proc/sys/net/ipv4/ip_forward".to_owned(), "1")

@@ -10,12 +10,6 @@ fn profile(kind: ProfileType) -> Option<v1::SecurityProfile> {
     Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: "/profile".to_owned() })
 }
 
-fn pods() -> Vec<(&'static str, PodSpec)> {
-    let pod = || PodSpec::new("refused");
-    let port = v1::PortMapping { container_port: 80, host_port: 8080, ..Default::default() };
-    vec![("port_mappings", pod().with(|config| config.port_mappings = vec![port]))]
-}
-
 fn containers() -> Vec<(&'static str, ContainerSpec)> {
     let container = || ContainerSpec::sleeper("refused");
     let cdi = v1::CdiDevice { name: "vendor.com/class=name".to_owned() };
@@ -28,9 +22,6 @@ async fn what_is_not_honoured_yet_is_refused_by_name() -> Result<()> {
     daemon.warm_up().await?;
     let pod = daemon.run_pod(&PodSpec::new("there")).await?;
     let before = Census::at_rest(&daemon).await?;
-    for (field, spec) in pods() {
-        assert_refused(daemon.run_pod(&spec).await, Code::Unimplemented, &[field, "podbox"]);
-    }
     for (field, spec) in containers() {
         assert_refused(pod.create(&spec).await, Code::Unimplemented, &[field, "podbox"]);
     }
@@ -79,9 +70,9 @@ async fn a_namespace_that_contradicts_the_pods_is_refused_by_name() -> Result<()
 async fn an_error_of_a_making_says_whose_request_it_was() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("there")).await?;
-    let port = v1::PortMapping { container_port: 80, host_port: 8080, ..Default::default() };
-    let unhonoured = PodSpec::new("culprit").with(|config| config.port_mappings = vec![port]);
-    assert_refused(daemon.run_pod(&unhonoured).await, Code::Unimplemented, &["sandbox default/culprit", "port_mappings"]);
+    let port = v1::PortMapping { container_port: 80, host_port: 65_536, ..Default::default() };
+    let senseless = PodSpec::new("culprit").with(|config| config.port_mappings = vec![port]);
+    assert_refused(daemon.run_pod(&senseless).await, Code::InvalidArgument, &["sandbox default/culprit", "port_mappings"]);
     let cdi = v1::CdiDevice { name: "vendor.com/class=name".to_owned() };
     let unhonoured = ContainerSpec::sleeper("culprit").with(|config| config.cdi_devices = vec![cdi]);
     let of_pod = format!("container culprit of sandbox {}", pod.id);

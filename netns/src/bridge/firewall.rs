@@ -1,4 +1,4 @@
-//! Masquerade for what leaves the node: one nftables table per address family, `podbox-BRIDGE`.
+//! The rules of a bridge: one nftables table per address family, `podbox-BRIDGE`.
 //!
 //! ```text
 //! table ip podbox-BRIDGE {
@@ -11,24 +11,29 @@
 //! }
 //! ```
 //!
-//! A table is always replaced as a whole, in one transaction: there is no moment without the rule, and nothing of an
-//! earlier version of it is left. The name carries the bridge's, so bridges do not meet; other chains for the same pods
-//! belong into the same table.
+//! and, where a pod has [host ports](host_ports), what leads there.
+//!
+//! A table is always replaced as a whole, in one transaction: there is no moment without the rules, and nothing of an
+//! earlier version of it is left. What a pod's host ports are is added to it and taken from it element by element. The name
+//! carries the bridge's, so bridges do not meet; other chains for the same pods belong into the same table.
 
+mod conntrack;
+mod expressions;
+mod host_ports;
 mod ranges;
 mod socket;
 
 use std::ffi::{CStr, CString};
 
 use ipnetwork::IpNetwork;
-use netlink_bindings::nftables::{
-    Chained, CmpOps, LookupFlags, MetaKeys, Nfgenmsg, PayloadBase, PushExprListAttrs, Registers, SetElemFlags, SetFlags,
-};
-use netlink_bindings::traits::Pusher;
-use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_header};
+use netlink_bindings::nftables::{Chained, LookupFlags, Nfgenmsg, SetElemFlags, SetFlags};
 use nix::errno::Errno;
 
 use crate::error::FirewallError;
+use crate::host_port::Forward;
+pub(super) use conntrack::{Turn, forget_flows};
+use expressions::{Link, load_address, masquerade, require_in_set, require_link_out};
+pub(super) use host_ports::{Added, add, delete};
 use ranges::ranges;
 pub(super) use socket::NftSocket;
 
@@ -43,8 +48,6 @@ const HOOK_POSTROUTING: u32 = 4;
 const PRIORITY_SRCNAT: i32 = 100;
 /// `NF_ACCEPT`
 const POLICY_ACCEPT: u32 = 1;
-/// Bytes of a link name as nftables compares it (`IFNAMSIZ`).
-const NAME_BYTES: usize = 16;
 
 /// What differs between `table ip` and `table ip6`.
 struct Family {
@@ -58,6 +61,16 @@ struct Family {
     multicast: IpNetwork,
 }
 
+/// What the table of a bridge is made of.
+pub(super) struct Rules<'a> {
+    /// The bridge's name.
+    pub(super) bridge: &'a str,
+    /// Where pods have their addresses.
+    pub(super) pods: &'a [IpNetwork],
+    /// What leads into pods.
+    pub(super) forwards: &'a [Forward],
+}
+
 fn families() -> [Family; 2] {
     let network = |text: &str| text.parse::<IpNetwork>().expect("a constant");
     let v4 =
@@ -67,15 +80,15 @@ fn families() -> [Family; 2] {
     [v4, v6]
 }
 
-/// Replaces the tables of `bridge` so that what the networks of `pods` send off the node is masqueraded. A family
-/// without a network has no table afterwards.
-pub(super) fn replace(socket: &NftSocket, bridge: &str, pods: &[IpNetwork]) -> Result<(), FirewallError> {
+/// Replaces the tables of a bridge. A family without a network has no table afterwards.
+pub(super) fn replace(socket: &NftSocket, rules: &Rules<'_>) -> Result<(), FirewallError> {
     for family in families() {
-        let pods: Vec<_> = pods.iter().copied().filter(|pod| pod.is_ipv6() == family.multicast.is_ipv6()).collect();
+        let pods: Vec<_> = rules.pods.iter().copied().filter(|pod| pod.is_ipv6() == family.is_ipv6()).collect();
         if pods.is_empty() {
-            remove_family(socket, bridge, &family)?;
+            remove_family(socket, rules.bridge, &family)?;
         } else {
-            socket.transact(|batch| encode_table(batch, &family, bridge, &pods))?;
+            let forwards = family.own(rules.forwards);
+            socket.transact(|batch| encode_table(batch, &family, rules.bridge, &pods, &forwards))?;
         }
     }
     Ok(())
@@ -106,6 +119,15 @@ impl Family {
     fn header(&self) -> Nfgenmsg {
         Nfgenmsg { nfgen_family: self.nfproto, ..Nfgenmsg::new() }
     }
+
+    fn is_ipv6(&self) -> bool {
+        self.multicast.is_ipv6()
+    }
+
+    /// Those that lead to addresses of this family.
+    fn own(&self, forwards: &[Forward]) -> Vec<Forward> {
+        forwards.iter().copied().filter(|forward| forward.to.is_ipv6() == self.is_ipv6()).collect()
+    }
 }
 
 /// Deleting what is not there is an error: so it is made first, if it is not there.
@@ -114,7 +136,7 @@ fn encode_removal(batch: &mut Chained<'_>, header: &Nfgenmsg, table: &CStr) {
     batch.request().op_deltable_do(header).encode().push_name(table);
 }
 
-fn encode_table(batch: &mut Chained<'_>, family: &Family, bridge: &str, pods: &[IpNetwork]) {
+fn encode_table(batch: &mut Chained<'_>, family: &Family, bridge: &str, pods: &[IpNetwork], forwards: &[Forward]) {
     let header = family.header();
     let table = table(bridge);
     encode_removal(batch, &header, &table);
@@ -124,6 +146,9 @@ fn encode_table(batch: &mut Chained<'_>, family: &Family, bridge: &str, pods: &[
     encode_set(batch, family, &table, (DIRECT, 2), &direct);
     encode_chain(batch, &header, &table);
     encode_masquerade(batch, family, &table, bridge);
+    if !forwards.is_empty() {
+        host_ports::encode(batch, family, &table, bridge, forwards);
+    }
 }
 
 /// A set of intervals: the first address of each, and the first one after it marked as an end. An interval that reaches
@@ -159,48 +184,5 @@ fn encode_masquerade(batch: &mut Chained<'_>, family: &Family, table: &CStr, bri
     let rule = require_in_set(rule, PODS, 0);
     let rule = load_address(rule, family.destination_offset, family.address_bytes);
     let rule = require_in_set(rule, DIRECT, LookupFlags::Invert as u32);
-    let rule = require_other_link(rule, bridge);
-    rule.nested_elem().push_name(c"masq");
-}
-
-/// Loads an address of the IP header into register 1.
-fn load_address<P: Pusher>(rule: PushExprListAttrs<P>, offset: u32, bytes: u32) -> PushExprListAttrs<P> {
-    let load = rule.nested_elem().nested_data_payload().push_dreg(Registers::Reg1 as u32);
-    let load = load.push_base(PayloadBase::NetworkHeader as u32).push_offset(offset).push_len(bytes);
-    load.end_nested().end_nested()
-}
-
-/// Goes on only if register 1 is in the set, or is not with [`LookupFlags::Invert`].
-///
-/// The numbers are those of the kernel's `enum nft_lookup_attributes`: the bindings have others for this expression.
-fn require_in_set<P: Pusher>(rule: PushExprListAttrs<P>, set: &CStr, flags: u32) -> PushExprListAttrs<P> {
-    const NFTA_EXPR_DATA: u16 = 2;
-    const NFTA_LOOKUP_SET: u16 = 1;
-    const NFTA_LOOKUP_SREG: u16 = 2;
-    const NFTA_LOOKUP_FLAGS: u16 = 5;
-    let mut lookup = rule.nested_elem().push_name(c"lookup");
-    let buffer = lookup.as_vec_mut();
-    let data = push_nested_header(buffer, NFTA_EXPR_DATA);
-    push_attribute(buffer, NFTA_LOOKUP_SET, set.to_bytes_with_nul());
-    push_attribute(buffer, NFTA_LOOKUP_SREG, &(Registers::Reg1 as u32).to_be_bytes());
-    push_attribute(buffer, NFTA_LOOKUP_FLAGS, &flags.to_be_bytes());
-    finalize_nested_header(buffer, data);
-    lookup.end_nested()
-}
-
-fn push_attribute(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(value.len()).expect("register numbers and names of ours are short");
-    push_header(buffer, kind, length);
-    buffer.extend_from_slice(value);
-}
-
-/// Goes on only if the packet leaves by another link than that named.
-fn require_other_link<P: Pusher>(rule: PushExprListAttrs<P>, name: &str) -> PushExprListAttrs<P> {
-    let mut padded = name.as_bytes().to_vec();
-    padded.resize(NAME_BYTES, 0);
-    let load = rule.nested_elem().nested_data_meta().push_key(MetaKeys::Oifname as u32);
-    let rule = load.push_dreg(Registers::Reg1 as u32).end_nested().end_nested();
-    let compare = rule.nested_elem().nested_data_cmp().push_sreg(Registers::Reg1 as u32);
-    let compare = compare.push_op(CmpOps::Neq as u32).nested_data().push_value(&padded).end_nested();
-    compare.end_nested().end_nested()
+    masquerade(require_link_out(rule, Link::OtherThan(bridge)));
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use podbox_netns::{AddressPool, Bridge, BridgeError, Owner, PodAddresses};
+use podbox_netns::{AddressPool, Bridge, BridgeError, HostPorts, Owner, PodAddresses};
 
 use crate::node::{Netns, Node, Pod, config, id, mac, mtu, nft_rules, nft_tables, on_node};
 
@@ -12,7 +12,7 @@ const DUAL: [&str; 2] = ["10.88.0.0/16", "fd00:88::/64"];
 #[allow(dead_code)]
 fn futures_are_send(bridge: &Bridge, netns: std::os::fd::OwnedFd, addresses: &PodAddresses) {
     fn is_send<T: Send>(_: T) {}
-    is_send(Bridge::open(&config("pods0", &[])));
+    is_send(Bridge::open(&config("pods0", &[]), &HostPorts::default()));
     is_send(bridge.set_subnets(&[]));
     is_send(bridge.attach("", netns, addresses));
     is_send(bridge.detach("", Some(addresses)));
@@ -27,11 +27,11 @@ fn futures_are_send(bridge: &Bridge, netns: std::os::fd::OwnedFd, addresses: &Po
 fn opening_again_takes_over_what_is_there() {
     on_node(async |node: Node| {
         let config = config("pods0", &DUAL);
-        let first = Bridge::open(&config).await.unwrap();
+        let first = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let before = Pod::attach(&first, &mut pool, 1).await;
         let (links, addresses) = (node.link_names().await, node.addresses("pods0").await);
-        let second = Bridge::open(&config).await.unwrap();
+        let second = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         assert_eq!(node.link_names().await, links);
         assert_eq!(node.addresses("pods0").await, addresses);
         let mut tables = nft_tables();
@@ -53,7 +53,7 @@ fn mac_and_mtu_of_the_bridge_stay_as_pods_come_and_go() {
     on_node(async |node: Node| {
         let _outside = node.add_uplink(9000).await;
         let config = config("pods0", &DUAL);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let fresh = node.link("pods0").await.unwrap();
         assert_eq!((mac(&fresh), mtu(&fresh)), (vec![0x0a, 0x5a, 10, 88, 0, 1], 9000));
@@ -71,13 +71,13 @@ fn mac_and_mtu_of_the_bridge_stay_as_pods_come_and_go() {
 fn what_a_crash_left_half_made_is_deleted_and_only_that() {
     on_node(async |node: Node| {
         let config = config("pods0", &DUAL);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let pod = Pod::attach(&bridge, &mut AddressPool::new(&config.subnets).unwrap(), 1).await;
         let index = node.index("pods0").await;
         let half_made = rtnetlink::LinkIfb::new("pb0123456789abc").controller(index).address(vec![0x0a, 0x59, 10, 88, 0, 9]);
         node.rtnl.link().add(half_made.build()).execute().await.unwrap();
         node.add_foreign_port("foreign0", index).await;
-        Bridge::open(&config).await.unwrap();
+        Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut links = node.link_names().await;
         links.sort();
         assert_eq!(links, ["foreign0", "lo", &pod.attachment.host_ifname, "pods0"]);
@@ -87,7 +87,7 @@ fn what_a_crash_left_half_made_is_deleted_and_only_that() {
 #[test]
 fn without_a_default_route_the_mtu_is_1500() {
     on_node(async |_| {
-        let bridge = Bridge::open(&config("pods0", &DUAL)).await.unwrap();
+        let bridge = Bridge::open(&config("pods0", &DUAL), &HostPorts::default()).await.unwrap();
         assert_eq!(bridge.mtu_bytes(), 1500);
     });
 }
@@ -99,8 +99,8 @@ fn a_node_with_too_small_an_mtu_for_ipv6_still_has_ipv4_pods() {
         let small = rtnetlink::LinkUnspec::new_with_name("uplink").mtu(1200).build();
         node.rtnl.link().change(small).execute().await.unwrap();
         let config = config("pods0", &["10.88.0.0/16"]);
-        Bridge::open(&config).await.unwrap();
-        let bridge = Bridge::open(&config).await.unwrap();
+        Bridge::open(&config, &HostPorts::default()).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let pod = Pod::attach(&bridge, &mut AddressPool::new(&config.subnets).unwrap(), 1).await;
         assert_eq!(pod.attachment.mtu_bytes, 1200);
     });
@@ -113,7 +113,7 @@ fn the_node_forwards_and_its_uplink_still_heeds_router_advertisements() {
         let read = |path: &str| fs::read_to_string(path).unwrap().trim().to_owned();
         assert_eq!(read("/proc/sys/net/ipv6/conf/all/forwarding"), "0");
         assert_eq!(read("/proc/sys/net/ipv6/conf/uplink/accept_ra"), "1");
-        Bridge::open(&config("pods0", &DUAL)).await.unwrap();
+        Bridge::open(&config("pods0", &DUAL), &HostPorts::default()).await.unwrap();
         assert_eq!(read("/proc/sys/net/ipv4/ip_forward"), "1");
         assert_eq!(read("/proc/sys/net/ipv6/conf/all/forwarding"), "1");
         assert_eq!(read("/proc/sys/net/ipv6/conf/uplink/accept_ra"), "2");
@@ -124,7 +124,7 @@ fn the_node_forwards_and_its_uplink_still_heeds_router_advertisements() {
 #[test]
 fn a_node_of_ipv4_pods_alone_does_not_forward_ipv6() {
     on_node(async |_| {
-        Bridge::open(&config("pods0", &["10.88.0.0/16"])).await.unwrap();
+        Bridge::open(&config("pods0", &["10.88.0.0/16"]), &HostPorts::default()).await.unwrap();
         assert_eq!(fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap().trim(), "0");
         assert_eq!(nft_tables(), ["podbox-pods0"]);
     });
@@ -137,7 +137,7 @@ fn somebody_elses_link_is_not_taken_over() {
         let theirs = rtnetlink::LinkBridge::new("theirs0").build();
         node.rtnl.link().add(theirs).execute().await.unwrap();
         for name in ["pods0", "theirs0"] {
-            let error = Bridge::open(&config(name, &DUAL)).await.unwrap_err();
+            let error = Bridge::open(&config(name, &DUAL), &HostPorts::default()).await.unwrap_err();
             assert!(matches!(&error, BridgeError::ForeignBridge { bridge } if bridge == name), "{error}");
             assert!(!node.addresses(name).await.iter().any(ipnetwork::IpNetwork::is_ipv4));
         }
@@ -148,8 +148,8 @@ fn somebody_elses_link_is_not_taken_over() {
 #[test]
 fn two_bridges_do_not_meet() {
     on_node(async |node: Node| {
-        let one = Bridge::open(&config("one0", &["10.1.0.0/24"])).await.unwrap();
-        let two = Bridge::open(&config("two0", &["10.2.0.0/24"])).await.unwrap();
+        let one = Bridge::open(&config("one0", &["10.1.0.0/24"]), &HostPorts::default()).await.unwrap();
+        let two = Bridge::open(&config("two0", &["10.2.0.0/24"]), &HostPorts::default()).await.unwrap();
         let mut tables = nft_tables();
         tables.sort();
         assert_eq!(tables, ["podbox-one0", "podbox-two0"]);
@@ -165,7 +165,7 @@ fn two_bridges_do_not_meet() {
 #[test]
 fn a_bridge_that_was_deleted_is_made_again_and_its_pods_are_put_on_it() {
     on_node(async |node: Node| {
-        let bridge = Bridge::open(&config("pods0", &["10.77.0.0/24"])).await.unwrap();
+        let bridge = Bridge::open(&config("pods0", &["10.77.0.0/24"]), &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config("pods0", &["10.77.0.0/24"]).subnets).unwrap();
         let early = Pod::attach(&bridge, &mut pool, 1).await;
         let later = config("pods0", &DUAL);
@@ -177,7 +177,7 @@ fn a_bridge_that_was_deleted_is_made_again_and_its_pods_are_put_on_it() {
         assert!(!bridge.stands().await.unwrap());
         let netns = Netns::new();
         bridge.attach(&id(3), netns.fd(), &pool.reserve(&Owner::new(&id(3))).unwrap()).await.unwrap_err();
-        let again = Bridge::open(&later).await.unwrap();
+        let again = Bridge::open(&later, &HostPorts::default()).await.unwrap();
         assert!(again.stands().await.unwrap() && !bridge.stands().await.unwrap());
         let mut orphans = again.orphans().await.unwrap();
         orphans.sort();
@@ -204,7 +204,7 @@ fn a_bridge_that_was_deleted_is_made_again_and_its_pods_are_put_on_it() {
 #[test]
 fn a_pods_link_goes_without_its_bridge_and_nobody_elses_does() {
     on_node(async |node: Node| {
-        let bridge = Bridge::open(&config("pods0", &DUAL)).await.unwrap();
+        let bridge = Bridge::open(&config("pods0", &DUAL), &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config("pods0", &DUAL).subnets).unwrap();
         let pods = [Pod::attach(&bridge, &mut pool, 1).await, Pod::attach(&bridge, &mut pool, 2).await];
         let [on_a_bridge, orphan] = &pods;
@@ -228,7 +228,7 @@ fn a_pods_link_goes_without_its_bridge_and_nobody_elses_does() {
 fn removal_waits_for_the_last_pod_and_leaves_nothing() {
     on_node(async |node: Node| {
         let config = config("pods0", &DUAL);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let pod = Pod::attach(&bridge, &mut pool, 1).await;
         let error = bridge.clone().remove().await.unwrap_err();
@@ -247,7 +247,7 @@ fn removal_waits_for_the_last_pod_and_leaves_nothing() {
 #[test]
 fn a_bridge_that_cannot_work_is_refused_before_anything_is_made() {
     on_node(async |node: Node| {
-        let error = Bridge::open(&config("pods0", &["10.88.0.5/16"])).await.unwrap_err();
+        let error = Bridge::open(&config("pods0", &["10.88.0.5/16"]), &HostPorts::default()).await.unwrap_err();
         assert!(matches!(error, BridgeError::Config { .. }), "{error}");
         assert_eq!(node.link_names().await, ["lo"]);
     });

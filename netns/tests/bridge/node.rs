@@ -1,5 +1,6 @@
 //! Network namespaces to test in, and what to ask the kernel about them.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -8,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use netlink_bindings::nftables::{Nfgenmsg, OpGetruleDump, OpGettableDump, Request};
-use netlink_bindings::traits::{NetlinkRequest, Protocol};
+use netlink_bindings::nftables::{Chained, Nfgenmsg, OpGetruleDump, OpGettableDump, Request};
+use netlink_bindings::traits::{NetlinkChained, NetlinkRequest, Protocol};
 use nix::sched::{CloneFlags, setns, unshare};
 use podbox_netns::{AddressPool, Attachment, Bridge, BridgeConfig, IpNetwork, Owner};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
@@ -194,6 +195,20 @@ impl Node {
         self.rtnl.link().add(LinkIfb::new(name).controller(bridge).build()).execute().await.unwrap();
     }
 
+    pub async fn remove_address(&self, link: &str, address: &str) {
+        let index = self.index(link).await;
+        let address: IpNetwork = address.parse().unwrap();
+        let present: Vec<_> = self.rtnl.address().get().set_link_index_filter(index).execute().try_collect().await.unwrap();
+        for message in present {
+            let is_it = message.attributes.iter().any(
+                |attribute| matches!(attribute, rtnetlink::packet_route::address::AddressAttribute::Address(ip) if *ip == address.ip()),
+            );
+            if is_it {
+                self.rtnl.address().del(message).execute().await.unwrap();
+            }
+        }
+    }
+
     pub async fn delete(&self, name: &str) {
         let index = self.index(name).await;
         self.rtnl.link().del(index).execute().await.unwrap();
@@ -238,6 +253,23 @@ pub fn nft_tables() -> Vec<String> {
         table.get_name().unwrap().to_str().unwrap().to_owned()
     });
     tables.collect()
+}
+
+/// As `nft delete table` does, of both families.
+pub fn delete_nft_tables(name: &str) {
+    for family in [2, 10] {
+        let mut batch = Chained::new(1);
+        let mut header = Nfgenmsg::new();
+        header.set_res_id(10); // NFNL_SUBSYS_NFTABLES
+        batch.request().op_batch_begin_do(&header);
+        let of_family = Nfgenmsg { nfgen_family: family, ..Nfgenmsg::new() };
+        batch.request().op_deltable_do(&of_family).encode().push_name(&CString::new(name).unwrap());
+        batch.request().op_batch_end_do(&header);
+        let batch = batch.finalize();
+        let mut socket = Socket::new(12).unwrap(); // NETLINK_NETFILTER
+        socket.bind_auto().unwrap();
+        socket.send_to(batch.payload(), &NetlinkAddr::new(0, 0), 0).unwrap();
+    }
 }
 
 /// How many nftables rules there are.

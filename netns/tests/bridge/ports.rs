@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use podbox_netns::{AddressPool, Attachment, Bridge, BridgeError, Owner, PodAddresses, PodNetnsError, loopback_up};
+use podbox_netns::{AddressPool, Attachment, Bridge, BridgeError, HostPorts, Owner, PodAddresses, PodNetnsError, loopback_up};
 
 use crate::node::{Netns, Node, Pod, alias, config, id, mac, mtu, name, on_node};
 
@@ -12,7 +12,7 @@ const V4: [&str; 1] = ["10.88.0.0/16"];
 
 async fn open(subnets: &[&str]) -> (Bridge, AddressPool) {
     let config = config("pods0", subnets);
-    (Bridge::open(&config).await.unwrap(), AddressPool::new(&config.subnets).unwrap())
+    (Bridge::open(&config, &HostPorts::default()).await.unwrap(), AddressPool::new(&config.subnets).unwrap())
 }
 
 /// The bridge has no port and the node no link that a test did not make.
@@ -236,7 +236,7 @@ fn the_pod_that_finds_no_port_is_refused_and_leaves_nothing() {
 fn only_what_is_ours_and_dead_is_stale() {
     on_node(async |node: Node| {
         let (bridge, mut pool) = open(&V4).await;
-        let other = Bridge::open(&config("other0", &["10.99.0.0/24"])).await.unwrap();
+        let other = Bridge::open(&config("other0", &["10.99.0.0/24"]), &HostPorts::default()).await.unwrap();
         let live = Pod::attach(&bridge, &mut pool, 1).await;
         let dead = Pod::attach(&bridge, &mut pool, 2).await;
         let elsewhere = Pod::attach(&other, &mut AddressPool::new(&config("other0", &["10.99.0.0/24"]).subnets).unwrap(), 3).await;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, TcpListener};
 use std::thread;
 
-use podbox_netns::{AddressPool, Bridge};
+use podbox_netns::{AddressPool, Bridge, HostPorts};
 use rtnetlink::{LinkBridge, LinkMessageBuilder};
 
 use crate::node::{Netns, Node, Pod, call, config, on_node};
@@ -21,7 +21,7 @@ fn caller_seen(from: &Netns, to: &Netns, address: IpAddr) -> IpAddr {
 fn pods_reach_each_other_by_both_families_as_soon_as_they_are_attached() {
     on_node(async |_| {
         let config = config("pods0", &DUAL);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let a = Pod::attach(&bridge, &mut pool, 1).await;
         let b = Pod::attach(&bridge, &mut pool, 2).await;
@@ -38,7 +38,7 @@ fn pods_reach_each_other_by_both_families_as_soon_as_they_are_attached() {
 fn a_pods_ipv6_address_is_never_tentative() {
     on_node(async |_| {
         let config = config("pods0", &["fd00:88::/64"]);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let pod = Pod::attach(&bridge, &mut pool, 1).await;
         let flags = pod.netns.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
@@ -55,7 +55,7 @@ fn a_pods_ipv6_address_is_never_tentative() {
 fn node_and_pod_reach_each_other() {
     on_node(async |_| {
         let config = config("pods0", &DUAL);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let pod = Pod::attach(&bridge, &mut pool, 1).await;
         for (ip, gateway) in pod.ips().into_iter().zip(["10.88.0.1", "fd00:88::1"]) {
@@ -82,7 +82,7 @@ fn node_and_pod_reach_each_other() {
 fn a_pod_that_the_bridge_has_forgotten_is_still_reached() {
     on_node(async |node: Node| {
         let config = config("pods0", &DUAL);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let a = Pod::attach(&bridge, &mut pool, 1).await;
         let b = Pod::attach(&bridge, &mut pool, 2).await;
@@ -104,7 +104,7 @@ fn what_leaves_the_node_comes_from_the_node_and_what_stays_does_not() {
     on_node(async |node: Node| {
         let outside = node.add_uplink(1500).await;
         let config = config("pods0", &DUAL);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let a = Pod::attach(&bridge, &mut pool, 1).await;
         let b = Pod::attach(&bridge, &mut pool, 2).await;
@@ -122,7 +122,8 @@ fn pods_of_two_bridges_reach_each_other_through_the_node_and_are_masqueraded() {
     on_node(async |_| {
         let one = config("one0", &["10.1.0.0/24"]);
         let two = config("two0", &["10.2.0.0/24"]);
-        let (bridge_one, bridge_two) = (Bridge::open(&one).await.unwrap(), Bridge::open(&two).await.unwrap());
+        let (bridge_one, bridge_two) =
+            (Bridge::open(&one, &HostPorts::default()).await.unwrap(), Bridge::open(&two, &HostPorts::default()).await.unwrap());
         let a = Pod::attach(&bridge_one, &mut AddressPool::new(&one.subnets).unwrap(), 1).await;
         let b = Pod::attach(&bridge_two, &mut AddressPool::new(&two.subnets).unwrap(), 2).await;
         let seen = caller_seen(&a.netns, &b.netns, b.ips()[0]);
@@ -135,7 +136,7 @@ fn pods_of_an_earlier_subnet_keep_their_network() {
     on_node(async |node: Node| {
         let outside = node.add_uplink(1500).await;
         let config = config("pods0", &["10.1.0.0/24"]);
-        let bridge = Bridge::open(&config).await.unwrap();
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
         let mut pool = AddressPool::new(&config.subnets).unwrap();
         let old = Pod::attach(&bridge, &mut pool, 1).await;
         let subnets = ["10.2.0.0/24".parse().unwrap(), "fd00:2::/64".parse().unwrap()];

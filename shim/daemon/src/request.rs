@@ -8,6 +8,7 @@ mod common;
 mod confinement;
 mod container;
 mod device;
+mod host_port;
 mod image;
 mod mount;
 mod pull;

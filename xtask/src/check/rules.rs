@@ -17,7 +17,7 @@ pub(super) const CRATE_EDGES: &[(&str, &[&str])] = &[
         &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-seccomp", "podbox-stream", "podbox-sys"],
     ),
     ("podbox-tests", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys"]),
-    ("podbox-fuzz", &["podbox-cgroup", "podbox-image", "podbox-plan", "podbox-proto", "podbox-seccomp", "podbox-stream"]),
+    ("podbox-fuzz", &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-seccomp", "podbox-stream"]),
     (
         "xtask",
         &["podbox-cgroup", "podbox-image", "podbox-netns", "podbox-plan", "podbox-proto", "podbox-stream", "podbox-sys", "podbox-tests"],
@@ -114,6 +114,7 @@ pub(super) const BANNED: &[(&str, &[&str], &str)] = &[
 /// Dependencies, by member and crate, that are used though no source names them, and how.
 pub(super) const USED_UNNAMED: &[(&str, &str, &str)] = &[
     ("podbox-fuzz", "podbox-cgroup", "the daemon's requests, which are links there"),
+    ("podbox-fuzz", "podbox-netns", "the daemon's requests, which are links there"),
     ("podbox-fuzz", "serde", "the daemon's requests, which are links there"),
 ];
 

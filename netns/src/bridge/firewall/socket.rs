@@ -1,4 +1,4 @@
-//! A netfilter socket and the transactions on it.
+//! A netfilter socket, the transactions on it, and single messages to other parts of netfilter.
 //!
 //! The kernel works a batch off and queues every answer before `send` returns, so nothing here ever waits: what is not
 //! there to be read afterwards will not come.
@@ -17,6 +17,12 @@ const NETLINK_NETFILTER: isize = 12;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 /// `NLMSG_ERROR`: an acknowledgement, with an errno of 0, or a refusal.
 const NLMSG_ERROR: u16 = 2;
+/// `NLMSG_DONE`: the end of a dump.
+const NLMSG_DONE: u16 = 3;
+/// `NLM_F_REQUEST`, `NLM_F_ACK` and `NLM_F_DUMP`.
+const FLAG_REQUEST: u16 = 0x1;
+const FLAG_ACK: u16 = 0x4;
+const FLAG_DUMP: u16 = 0x300;
 /// `struct nlmsghdr`, in bytes.
 const HEADER_BYTES: usize = 16;
 /// More than a refusal with the message it is about.
@@ -55,6 +61,39 @@ impl NftSocket {
         verdict(&batch, &answers)
     }
 
+    /// Carries out one request, which is no part of a transaction.
+    pub(super) fn order(&self, message: &Message) -> io::Result<()> {
+        self.0.send(&message.bytes(FLAG_REQUEST | FLAG_ACK), 0)?;
+        match self.answers()?.first() {
+            Some(Answer { errno: 0, .. }) => Ok(()),
+            Some(Answer { errno, .. }) => Err(io::Error::from_raw_os_error(*errno)),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// What there is of a kind: the messages without their headers. The kernel goes on with a dump as its answers are read.
+    pub(super) fn dump(&self, message: &Message) -> io::Result<Vec<Vec<u8>>> {
+        self.0.send(&message.bytes(FLAG_REQUEST | FLAG_DUMP), 0)?;
+        let mut found = Vec::new();
+        loop {
+            let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
+            match self.0.recv(&mut buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => drop(result?),
+            }
+            for (kind, body) in Messages(&buffer) {
+                match kind {
+                    NLMSG_DONE => return Ok(found),
+                    NLMSG_ERROR => {
+                        let errno = body.first_chunk().map_or(0, |errno| i32::from_ne_bytes(*errno).saturating_neg());
+                        return Err(io::Error::from_raw_os_error(errno));
+                    }
+                    _ => found.push(body.to_vec()),
+                }
+            }
+        }
+    }
+
     /// Everything the kernel has queued.
     fn answers(&self) -> io::Result<Vec<Answer>> {
         let mut answers = Vec::new();
@@ -67,6 +106,40 @@ impl NftSocket {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// A message to be: its type, and what follows its header.
+pub(super) struct Message {
+    kind: u16,
+    body: Vec<u8>,
+}
+
+pub(super) fn message(kind: u16, body: &[u8]) -> Message {
+    Message { kind, body: body.to_vec() }
+}
+
+impl Message {
+    /// With a `struct nlmsghdr`.
+    fn bytes(&self, flags: u16) -> Vec<u8> {
+        let length = u32::try_from(HEADER_BYTES + self.body.len()).expect("messages of ours are short");
+        let sequence_and_port = [0; 8];
+        [&length.to_ne_bytes()[..], &self.kind.to_ne_bytes(), &flags.to_ne_bytes(), &sequence_and_port, &self.body].concat()
+    }
+}
+
+/// The messages of a datagram: their types, and what follows their headers.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<(u16, &'a [u8])> {
+        let [l0, l1, l2, l3, kind_low, kind_high, ..] = *self.0 else { return None };
+        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+        let body = self.0.get(HEADER_BYTES..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([kind_low, kind_high]), body))
     }
 }
 

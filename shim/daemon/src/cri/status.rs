@@ -10,7 +10,7 @@ use crate::pod::PodError;
 use crate::request::{RequestError, Subject};
 use crate::store::{LookupError, RecordError};
 use podbox_image::{Error as ImageError, PullError, RegistryError, UnpackError};
-use podbox_netns::BridgeError;
+use podbox_netns::{BridgeError, HostPortError};
 use podbox_seccomp::{CompileError, FilterError};
 use rustix::io::Errno;
 use std::io;
@@ -107,6 +107,7 @@ fn pod_code(error: &PodError) -> Code {
         PodError::Lookup(error) => lookup_code(error),
         PodError::NameTaken { .. } => Code::AlreadyExists,
         PodError::SandboxNotReady { .. }
+        | PodError::HostPortTaken { .. }
         | PodError::WrongState { .. }
         | PodError::NoTarget { .. }
         | PodError::MountSource { .. }
@@ -292,7 +293,8 @@ fn cgroups_code(error: &CgroupsError) -> Code {
 
 fn network_code(error: &NetworkError) -> Code {
     match error {
-        NetworkError::Subnets(_) => Code::InvalidArgument,
+        NetworkError::Subnets(_) | NetworkError::HostPorts { source: HostPortError::Taken { .. }, .. } => Code::InvalidArgument,
+        NetworkError::HostPorts { .. } => Code::FailedPrecondition,
         NetworkError::Reserve(_) | NetworkError::Attach { source: BridgeError::BridgeFull { .. }, .. } => Code::ResourceExhausted,
         NetworkError::Bridge(_) | NetworkError::Attach { .. } | NetworkError::Detach { .. } => Code::Internal,
     }

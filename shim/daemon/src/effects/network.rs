@@ -1,11 +1,14 @@
-//! The pod network: the bridge, which is opened when it is first needed and again when somebody deleted it, and the pool of
-//! addresses.
+//! The pod network: the bridge, which is opened when it is first needed and again when somebody deleted it, the pool of
+//! addresses, and who has which ports of the node.
 //!
 //! What a pod has is what the pool says. A record may claim more: an address that was given to another meanwhile.
 
 use crate::chain::Chain;
 use ipnetwork::IpNetwork;
-use podbox_netns::{AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, Owner, PodAddresses, PoolError, delete_port};
+use podbox_netns::{
+    AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, HostPort, HostPortError, HostPorts, Owner, PodAddresses, PoolError,
+    delete_port, withdraw_host_ports,
+};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
@@ -19,6 +22,14 @@ pub enum NetworkError {
     /// No address is free.
     #[error("reserve an address")]
     Reserve(#[source] PoolError),
+    /// A port of the node cannot be had.
+    #[error("reserve the host ports of sandbox {id}")]
+    HostPorts {
+        /// Whose they were to be.
+        id: String,
+        /// Why.
+        source: HostPortError,
+    },
     /// The bridge cannot be made or changed.
     #[error("the pod network's bridge")]
     Bridge(#[source] BridgeError),
@@ -45,6 +56,7 @@ pub enum NetworkError {
 pub struct Network {
     name: String,
     pool: Mutex<AddressPool>,
+    host_ports: HostPorts,
     /// Replaced by an empty one when the bridge in it is found to be gone.
     bridge: Mutex<Arc<OnceCell<Bridge>>>,
 }
@@ -56,7 +68,7 @@ impl Network {
     /// The subnets overlap, are too small or are no networks.
     pub fn new(name: &str, subnets: &[IpNetwork]) -> Result<Self, NetworkError> {
         let pool = AddressPool::new(subnets).map_err(NetworkError::Subnets)?;
-        Ok(Self { name: name.to_owned(), pool: Mutex::new(pool), bridge: Mutex::default() })
+        Ok(Self { name: name.to_owned(), pool: Mutex::new(pool), host_ports: HostPorts::default(), bridge: Mutex::default() })
     }
 
     fn pool(&self) -> MutexGuard<'_, AddressPool> {
@@ -90,7 +102,7 @@ impl Network {
 
     async fn open_anew(&self) -> Result<Bridge, BridgeError> {
         let config = BridgeConfig { name: self.name.clone(), subnets: self.subnets() };
-        let bridge = Bridge::open(&config).await?;
+        let bridge = Bridge::open(&config, &self.host_ports).await?;
         for id in bridge.orphans().await? {
             let Some(addresses) = self.addresses(&id) else { continue };
             // One pod that cannot be helped must not keep the others from their network.
@@ -111,24 +123,34 @@ impl Network {
         }
     }
 
-    /// Addresses for one more pod.
+    /// Addresses and host ports for one more pod.
     ///
     /// # Errors
-    /// A subnet is full.
-    pub fn reserve(&self, id: &str) -> Result<PodAddresses, NetworkError> {
-        self.pool().reserve(&Owner::new(id)).map_err(NetworkError::Reserve)
+    /// A subnet is full, or another pod has one of the ports; nothing is reserved then.
+    pub fn reserve(&self, id: &str, host_ports: &[HostPort]) -> Result<PodAddresses, NetworkError> {
+        let addresses = self.pool().reserve(&Owner::new(id)).map_err(NetworkError::Reserve)?;
+        self.reserve_host_ports(id, &addresses, host_ports).inspect_err(|_| self.release(id))?;
+        Ok(addresses)
     }
 
-    /// Takes the addresses that a pod of before has. Of two that claim the same one, the first has it.
+    fn reserve_host_ports(&self, id: &str, addresses: &PodAddresses, host_ports: &[HostPort]) -> Result<(), NetworkError> {
+        let failed = |source| NetworkError::HostPorts { id: id.to_owned(), source };
+        self.host_ports.reserve(&Owner::new(id), addresses, host_ports).map_err(failed)
+    }
+
+    /// Takes the addresses and the host ports that a pod of before has. Of two that claim the same one, the first has it.
     ///
     /// # Errors
-    /// Another pod has one of them; this one has none.
-    pub fn restore(&self, id: &str, addresses: &PodAddresses) -> Result<(), NetworkError> {
-        self.pool().restore(&Owner::new(id), addresses).map_err(NetworkError::Reserve)
+    /// Another pod has one of them: without its addresses this one has nothing, without its ports the addresses alone.
+    pub fn restore(&self, id: &str, addresses: &PodAddresses, host_ports: &[HostPort]) -> Result<(), NetworkError> {
+        self.pool().restore(&Owner::new(id), addresses).map_err(NetworkError::Reserve)?;
+        self.reserve_host_ports(id, addresses, host_ports)
     }
 
-    /// Frees the addresses of a pod, once its link is gone. Nobody else's, whatever is on its record.
+    /// Frees the addresses of a pod, once its link is gone, and its host ports, once nothing leads there. Nobody else's, whatever is on its
+    /// record.
     pub fn release(&self, id: &str) {
+        self.host_ports.release(&Owner::new(id));
         self.pool().release(&Owner::new(id));
     }
 
@@ -137,11 +159,29 @@ impl Network {
         self.pool().addresses(&Owner::new(id)).cloned()
     }
 
-    /// Connects a pod. That the bridge was deleted is noticed here at the latest.
+    /// Connects a pod, and lets its host ports lead there. That the bridge was deleted is noticed here at the latest.
     ///
     /// # Errors
-    /// Nothing is connected then.
+    /// What was done is to be undone by [`Self::withdraw`] and [`Self::detach`].
     pub async fn attach(&self, id: &str, netns: OwnedFd, addresses: &PodAddresses) -> Result<(), NetworkError> {
+        self.attach_link(id, netns, addresses).await?;
+        let failed = |source| NetworkError::Attach { id: id.to_owned(), source };
+        self.opened().await?.publish(id).await.map_err(failed)
+    }
+
+    /// Lets nothing more lead into a pod by the node's ports, and frees those. None is success.
+    ///
+    /// # Errors
+    /// They may still lead there, and stay its own.
+    pub async fn withdraw(&self, id: &str) -> Result<(), NetworkError> {
+        let withdrawn = match self.opened().await {
+            Ok(bridge) => bridge.withdraw(id).await,
+            Err(_) => withdraw_host_ports(&self.name, &self.host_ports, id),
+        };
+        withdrawn.map_err(|source| NetworkError::Detach { id: id.to_owned(), source })
+    }
+
+    async fn attach_link(&self, id: &str, netns: OwnedFd, addresses: &PodAddresses) -> Result<(), NetworkError> {
         let failed = |source| NetworkError::Attach { id: id.to_owned(), source };
         let again = netns.try_clone();
         let bridge = self.opened().await?;

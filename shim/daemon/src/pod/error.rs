@@ -22,6 +22,14 @@ pub enum PodError {
         /// Its name.
         name: String,
     },
+    /// A port of the node leads to another pod.
+    #[error("{port} of the node leads to sandbox {holder} already")]
+    HostPortTaken {
+        /// As it was asked for: "TCP port 80 of 127.0.0.1".
+        port: String,
+        /// The other one's namespace, name and id.
+        holder: String,
+    },
     /// The sandbox is stopped, or being stopped.
     #[error("sandbox {id} is not ready")]
     SandboxNotReady {

@@ -15,14 +15,15 @@ use super::PodError;
 use super::retry::now_or_later;
 use super::teardown::{StopOrder, disconnect, end_processes};
 use crate::effects::{
-    MonitorError, MonitorEvent, MonitorLink, Node, SandboxCgroups, connect_monitor, link_netns, make_scope, now_ns, spawn_monitor,
-    spawn_unborn_monitor, write_pod_files,
+    MonitorError, MonitorEvent, MonitorLink, NetworkError, Node, SandboxCgroups, connect_monitor, link_netns, make_scope, now_ns,
+    spawn_monitor, spawn_unborn_monitor, write_pod_files,
 };
 use crate::plan::{MONITOR_SOCKET, ProcessConfinement, check_users_of_pod, pause_launch, plan_files, pod_cgroup, sandbox_hostname};
 use crate::request::{AppArmorProfile, NetworkMode, SandboxConfig};
 use crate::store::{PauseRecord, RECORD_VERSION, SandboxPhase, SandboxRecord, Store};
 use podbox_cgroup::Made;
 use podbox_cgroup::systemd::Slice;
+use podbox_netns::HostPortError;
 use podbox_plan::{CgroupEntry, ProcessRef, SandboxId};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -72,9 +73,23 @@ async fn try_undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) 
     end_processes(node, store, record, order).await?;
     // The link and the addresses come last: until then they are this pod's, and nobody else is given them.
     store.remove_sandbox_folder(&record.id)?;
-    disconnect(node, record)?;
+    disconnect(node, record).await?;
     store.forget_sandbox(&record.id);
     Ok(())
+}
+
+/// A pod knows others by their names.
+fn name_holder(store: &Store, own: &SandboxId, error: NetworkError) -> PodError {
+    match &error {
+        NetworkError::HostPorts { source: HostPortError::Taken { port, owner }, .. } if owner.as_str() != own.as_str() => {
+            let holder = store.sandbox(owner.as_str()).map_or_else(
+                |_| owner.to_string(),
+                |holder| format!("{}/{} ({owner})", holder.config.metadata.namespace, holder.config.metadata.name),
+            );
+            PodError::HostPortTaken { port: port.to_string(), holder }
+        }
+        _ => error.into(),
+    }
 }
 
 /// The record stands; nothing was done yet.
@@ -108,7 +123,9 @@ impl<'a> Reserved<'a> {
         check_users_of_pod(&config, &node.facts)?;
         let cgroup = pod_cgroup(&config, &node.pod_parent, &id)?;
         let addresses = match config.network {
-            NetworkMode::Pod => Some(node.network.reserve(id.as_str())?),
+            NetworkMode::Pod => {
+                Some(node.network.reserve(id.as_str(), &config.host_ports).map_err(|error| name_holder(store, &id, error))?)
+            }
             NetworkMode::Node => None,
         };
         let record = SandboxRecord {

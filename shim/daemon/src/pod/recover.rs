@@ -129,8 +129,8 @@ async fn kill_all(link: &MonitorLink) -> Result<(), MonitorError> {
 
 fn restore_addresses(node: &Node, sandbox: &SandboxRecord) {
     let Some(addresses) = sandbox.addresses.as_ref().filter(|_| !sandbox.network_released) else { return };
-    if let Err(error) = node.network.restore(sandbox.id.as_str(), addresses) {
-        tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "two pods on record have the same address");
+    if let Err(error) = node.network.restore(sandbox.id.as_str(), addresses, &sandbox.config.host_ports) {
+        tracing::error!(sandbox = %sandbox.id, error = %Chain(&error), "two pods on record have the same address, or the same host port");
     }
 }
 

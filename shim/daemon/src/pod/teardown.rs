@@ -38,19 +38,20 @@ pub(super) fn end_unrecorded(node: &Arc<Node>, sandbox: &SandboxRecord, id: &Con
 
 /// Stops a pod. Every step tolerates that there is nothing to do; after an error the caller may try again.
 ///
-/// The pod's link is taken away after this returns: the kernel waits out a grace period for that, which is no caller's
-/// business. Its addresses become free when the link is gone. A link that a crash leaves belongs to no pod that is ready,
+/// The pod's host ports are free when this returns. Its link is taken away later: the kernel waits out a grace period for that, which is no
+/// caller's business. Its addresses become free when the link is gone. A link that a crash leaves belongs to no pod that is ready,
 /// and is collected at the next start.
 pub(super) async fn stop_pod(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord, order: StopOrder) -> Result<(), PodError> {
     end_processes(node, store, record, order).await?;
-    disconnect(node, record)
+    disconnect(node, record).await
 }
 
-pub(super) fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(), PodError> {
+pub(super) async fn disconnect(node: &Arc<Node>, record: &SandboxRecord) -> Result<(), PodError> {
     if record.addresses.is_none() || record.network_released {
         return Ok(());
     }
     let (node, id) = (node.clone(), record.id.clone());
+    node.network.withdraw(id.as_str()).await?;
     unlink_netns(&id).map_err(|source| PodError::Files { id: id.clone(), source })?;
     tokio::spawn(async move {
         until_done("the pod's link stays, and its addresses with it", id.as_str(), || node.network.detach(id.as_str())).await;

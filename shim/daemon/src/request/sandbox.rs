@@ -2,8 +2,10 @@
 
 use super::common::{absolute_path, bounded_text, enum_value, has_parent_component, kernel_id, labels, name, shortened};
 use super::confinement::ConfinementFields;
+use super::host_port::host_ports;
 use super::user_namespace::{UserMode, pod_user_mode};
 use super::{Confinement, Labels, RequestError, Resources, required};
+use podbox_netns::HostPort;
 use podbox_proto::v1;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -92,6 +94,9 @@ pub struct SandboxConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Whose network.
     pub network: NetworkMode,
+    /// Ports of the node that lead into the pod; none in the node's network.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
     /// Whose IPC objects.
     pub ipc: IpcMode,
     /// Whose process ids.
@@ -126,7 +131,6 @@ impl TryFrom<v1::RunPodSandboxRequest> for SandboxConfig {
         let security = linux.security_context.unwrap_or_default();
         let namespaces = security.namespace_options.clone().unwrap_or_default();
         let (network, ipc, pid) = namespace_modes(&namespaces)?;
-        refuse_what_is_to_come(&config.port_mappings, network)?;
         check_user(&security)?;
         Ok(Self {
             metadata: SandboxMetadata {
@@ -142,6 +146,8 @@ impl TryFrom<v1::RunPodSandboxRequest> for SandboxConfig {
             annotations: labels("config.annotations", config.annotations)?,
             cgroup_parent: cgroup_parent(linux.cgroup_parent)?,
             sysctls: sysctls(linux.sysctls, network, ipc)?,
+            // In the node's network every port is the node's.
+            host_ports: if network == NetworkMode::Pod { host_ports(&config.port_mappings)? } else { Vec::new() },
             network,
             ipc,
             pid,
@@ -176,14 +182,6 @@ fn namespace_modes(options: &v1::NamespaceOption) -> Result<(NetworkMode, IpcMod
         Mode::Target => return Err(RequestError::invalid(NAMESPACES, "pid: TARGET is for containers")),
     };
     Ok((network, ipc, pid))
-}
-
-fn refuse_what_is_to_come(ports: &[v1::PortMapping], network: NetworkMode) -> Result<(), RequestError> {
-    // The kubelet sends every containerPort; only those with a host port ask for something, and none does in the node's network.
-    if network == NetworkMode::Pod && ports.iter().any(|port| port.host_port != 0) {
-        return Err(RequestError::unsupported("config.port_mappings", "host ports are"));
-    }
-    Ok(())
 }
 
 // The deprecated field is one that callers may still send.

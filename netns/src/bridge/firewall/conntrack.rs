@@ -1,0 +1,252 @@
+//! Flows that the kernel remembers the way they were before a host port came or went.
+//!
+//! Rules that rewrite a destination are asked for a flow's first packet alone. What comes after goes where that one went: to the node, if
+//! the port did not lead to a pod yet; to an address that is nobody's, if it does not any more. TCP notices and calls anew; a caller by UDP
+//! that goes on calling from the same port would keep the flow alive for ever. So such flows are forgotten.
+//!
+//! They are found by looking at all and deleted one by one, by what tells a flow from all others: a request that names less is, to kernels
+//! before Linux 5.8, one to forget everything.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use nix::errno::Errno;
+
+use super::socket::{NftSocket, message};
+use super::{Family, families};
+use crate::error::FirewallError;
+use crate::host_port::{Forward, PortProtocol};
+
+/// `NFNL_SUBSYS_CTNETLINK << 8`, with `IPCTNL_MSG_CT_GET` and `IPCTNL_MSG_CT_DELETE`.
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+
+/// What happened to host ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::bridge) enum Turn {
+    /// They lead to a pod from now on.
+    Came,
+    /// They do not any more.
+    Went,
+}
+
+/// Forgets what `turn` of these has made untrue. Without such flows, or a kernel that would tell of them, nothing is done.
+pub(in crate::bridge) fn forget_flows(socket: &NftSocket, forwards: &[Forward], turn: Turn) -> Result<(), FirewallError> {
+    let failed = |source| FirewallError::Flows { source };
+    for family in families() {
+        let udp: Vec<_> = family.own(forwards).into_iter().filter(|forward| forward.protocol == PortProtocol::Udp).collect();
+        if udp.is_empty() {
+            continue;
+        }
+        let flows = match socket.dump(&message(GET, &header(&family))) {
+            // Without conntrack's messages in the kernel, nobody can tell.
+            Err(error) if is_unknown(&error) => continue,
+            flows => flows.map_err(failed)?,
+        };
+        for flow in flows.iter().filter_map(|flow| Flow::parse(flow)).filter(|flow| udp.iter().any(|forward| flow.is_untrue(forward, turn)))
+        {
+            let body = [&header(&family)[..], &flow.identity].concat();
+            match socket.order(&message(DELETE, &body)) {
+                // It has ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
+                result => result.map_err(failed)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `struct nfgenmsg`
+fn header(family: &Family) -> [u8; 4] {
+    [family.nfproto, 0, 0, 0]
+}
+
+fn is_unknown(error: &io::Error) -> bool {
+    [Errno::EINVAL, Errno::EOPNOTSUPP].map(|errno| Some(errno as i32)).contains(&error.raw_os_error())
+}
+
+/// A flow, as far as it matters here.
+#[derive(Debug, PartialEq, Eq)]
+struct Flow {
+    protocol: u8,
+    /// Where its first packet was sent.
+    sent_to: SocketAddr,
+    /// Where it is answered from: there it went.
+    went_to: SocketAddr,
+    /// The attributes that name it: its tuple, its id, its zone.
+    identity: Vec<u8>,
+}
+
+impl Flow {
+    /// Reads what follows the header of a dump's message.
+    fn parse(message: &[u8]) -> Option<Self> {
+        const TUPLE_ORIGINAL: u16 = 1;
+        const TUPLE_REPLY: u16 = 2;
+        const ID: u16 = 12;
+        const ZONE: u16 = 18;
+        const HEADER_BYTES: usize = 4;
+        let (mut original, mut reply, mut identity) = (None, None, Vec::new());
+        for attribute in Attributes(message.get(HEADER_BYTES..)?) {
+            match attribute.kind {
+                TUPLE_ORIGINAL => original = Tuple::parse(attribute.value),
+                TUPLE_REPLY => reply = Tuple::parse(attribute.value),
+                _ => {}
+            }
+            if [TUPLE_ORIGINAL, ID, ZONE].contains(&attribute.kind) {
+                identity.extend_from_slice(attribute.whole);
+                identity.resize(identity.len().next_multiple_of(4), 0);
+            }
+        }
+        let (original, reply) = (original?, reply?);
+        Some(Self { protocol: original.protocol, sent_to: original.destination, went_to: reply.source, identity })
+    }
+
+    fn is_untrue(&self, forward: &Forward, turn: Turn) -> bool {
+        if self.protocol != forward.protocol.number() || self.sent_to.port() != forward.port {
+            return false;
+        }
+        match turn {
+            Turn::Came => {
+                self.went_to != forward.to && forward.address.map_or_else(|| is_own(self.sent_to.ip()), |own| own == self.sent_to.ip())
+            }
+            Turn::Went => self.went_to == forward.to,
+        }
+    }
+}
+
+/// Whether the node has this address: a socket can have no other one.
+fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// One direction of a flow.
+struct Tuple {
+    protocol: u8,
+    source: SocketAddr,
+    destination: SocketAddr,
+}
+
+impl Tuple {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        const IP: u16 = 1;
+        const PROTOCOL: u16 = 2;
+        let (mut source, mut destination) = (None, None);
+        let (mut protocol, mut from, mut to) = (None, None, None);
+        for part in Attributes(bytes) {
+            match part.kind {
+                IP => {
+                    for address in Attributes(part.value) {
+                        // CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST
+                        match address.kind {
+                            1 | 3 => source = ip(address.value),
+                            2 | 4 => destination = ip(address.value),
+                            _ => {}
+                        }
+                    }
+                }
+                PROTOCOL => {
+                    for number in Attributes(part.value) {
+                        // CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+                        match number.kind {
+                            1 => protocol = number.value.first().copied(),
+                            2 => from = port(number.value),
+                            3 => to = port(number.value),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(Self { protocol: protocol?, source: SocketAddr::new(source?, from?), destination: SocketAddr::new(destination?, to?) })
+    }
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(|octets| Ipv4Addr::from(octets).into());
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|octets| Ipv6Addr::from(octets).into())).ok()
+}
+
+fn port(bytes: &[u8]) -> Option<u16> {
+    bytes.try_into().ok().map(u16::from_be_bytes)
+}
+
+/// A list of netlink attributes (`struct nlattr`), as far as it is one.
+struct Attributes<'a>(&'a [u8]);
+
+struct Attribute<'a> {
+    kind: u16,
+    value: &'a [u8],
+    /// With its header, without padding.
+    whole: &'a [u8],
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = Attribute<'a>;
+
+    fn next(&mut self) -> Option<Attribute<'a>> {
+        const HEADER_BYTES: usize = 4;
+        /// Without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
+        const KIND_MASK: u16 = 0x3fff;
+        let [length_low, length_high, kind_low, kind_high, ..] = *self.0 else { return None };
+        let length = usize::from(u16::from_ne_bytes([length_low, length_high]));
+        let whole = self.0.get(..length).filter(|_| length >= HEADER_BYTES)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Attribute { kind: u16::from_ne_bytes([kind_low, kind_high]) & KIND_MASK, value: &whole[HEADER_BYTES..], whole })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len() + 4).expect("short");
+        let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn tuple(kind: u16, from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+        let ip = [attribute(1, &from.0), attribute(2, &to.0)].concat();
+        let protocol = [attribute(1, &[17]), attribute(2, &from.1.to_be_bytes()), attribute(3, &to.1.to_be_bytes())].concat();
+        attribute(kind | 0x8000, &[attribute(1 | 0x8000, &ip), attribute(2 | 0x8000, &protocol)].concat())
+    }
+
+    #[test]
+    fn a_flow_is_named_by_its_tuple_and_id_and_told_by_where_it_went() {
+        const CALLER: ([u8; 4], u16) = ([192, 0, 2, 2], 4000);
+        let original = tuple(1, CALLER, ([127, 0, 0, 1], 53));
+        let id = attribute(12, &[1, 2, 3, 4]);
+        let message =
+            [vec![2, 0, 0, 0], original.clone(), tuple(2, ([10, 1, 0, 2], 5353), CALLER), attribute(3, &[0; 4]), id.clone()].concat();
+        let flow = Flow::parse(&message).expect("a flow");
+        assert_eq!(flow.sent_to.to_string(), "127.0.0.1:53");
+        assert_eq!(flow.went_to.to_string(), "10.1.0.2:5353");
+        assert_eq!(flow.identity, [original, id].concat());
+        let forward = |address: Option<&str>, to: &str| Forward {
+            protocol: PortProtocol::Udp,
+            address: address.map(|address| address.parse().expect("an address")),
+            port: 53,
+            to: to.parse().expect("an address"),
+        };
+        for (address, to, came, went) in [
+            (None, "10.1.0.2:5353", false, true),
+            (None, "10.1.0.3:5353", true, false),
+            (Some("127.0.0.1"), "10.1.0.3:5353", true, false),
+            (Some("192.0.2.1"), "10.1.0.3:5353", false, false),
+        ] {
+            assert_eq!(flow.is_untrue(&forward(address, to), Turn::Came), came, "{address:?} {to}");
+            assert_eq!(flow.is_untrue(&forward(address, to), Turn::Went), went, "{address:?} {to}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_is_no_flow() {
+        let original = tuple(1, ([192, 0, 2, 2], 4000), ([127, 0, 0, 1], 53));
+        for length in 0..original.len() {
+            assert_eq!(Flow::parse(&[&[2, 0, 0, 0], &original[..length]].concat()), None);
+        }
+        assert_eq!(Flow::parse(&[]), None);
+    }
+}

@@ -1,0 +1,109 @@
+//! Host ports come and go with pods.
+//!
+//! Who has which is [`HostPorts`]' business, which the bridge was opened with and reads whenever its rules are made anew. So rules that
+//! somebody deleted come back whole with the next change.
+
+use super::firewall::{self, Added, NftSocket, Rules, Turn};
+use super::{Bridge, Shared};
+use crate::error::{BridgeError, FirewallError};
+use crate::host_port::{Forward, HostPorts};
+use crate::owner::Owner;
+use crate::sysctl;
+
+impl Bridge {
+    /// Lets the host ports that are reserved for the pod `id` lead into it. None is fine, and so is a repetition.
+    ///
+    /// # Errors
+    /// Names the step. The ports are still reserved, and [`Bridge::withdraw`] undoes what was done.
+    pub async fn publish(&self, id: &str) -> Result<(), BridgeError> {
+        let forwards = self.shared.host_ports.of(&Owner::new(id));
+        if forwards.is_empty() {
+            return Ok(());
+        }
+        let firewall = self.shared.firewall.lock().await;
+        let refused = |source| self.refused(source);
+        if firewall::add(&firewall, &self.shared.name, &forwards).map_err(refused)? == Added::NoTable {
+            self.replace_rules(&firewall, None).await?;
+        } else {
+            self.route_loopback(&forwards)?;
+        }
+        firewall::forget_flows(&firewall, &forwards, Turn::Came).map_err(refused)
+    }
+
+    /// Lets nothing more lead into the pod `id`, and frees its host ports for another one. None is fine.
+    ///
+    /// # Errors
+    /// Names the step. The ports stay reserved; the call can be repeated.
+    pub async fn withdraw(&self, id: &str) -> Result<(), BridgeError> {
+        let owner = Owner::new(id);
+        let forwards = self.shared.host_ports.of(&owner);
+        if forwards.is_empty() {
+            return Ok(());
+        }
+        let firewall = self.shared.firewall.lock().await;
+        let refused = |source| self.refused(source);
+        if self.shared.host_ports.but(Some(&owner)).is_empty() {
+            self.replace_rules(&firewall, Some(&owner)).await?;
+        } else {
+            firewall::delete(&firewall, &self.shared.name, &forwards).map_err(refused)?;
+        }
+        firewall::forget_flows(&firewall, &forwards, Turn::Went).map_err(refused)?;
+        // While nobody else can make the rules anew with them.
+        self.shared.host_ports.release(&owner);
+        drop(firewall);
+        Ok(())
+    }
+
+    /// Makes the rules for all networks of the bridge and all host ports but those of one pod.
+    pub(super) async fn replace_rules(&self, firewall: &NftSocket, but: Option<&Owner>) -> Result<(), BridgeError> {
+        let Shared { name, index, rtnl, host_ports, .. } = &*self.shared;
+        let pods = rtnl.addresses(*index).await;
+        let pods = pods.map_err(|source| BridgeError::ListAddresses { bridge: name.clone(), source })?;
+        let forwards = host_ports.but(but);
+        let rules = Rules { bridge: name, pods: &pods, forwards: &forwards };
+        // The guard must be there before what it guards, and go after it.
+        if !needs_loopback(&forwards) {
+            self.set_route_loopback(false)?;
+        }
+        firewall::replace(firewall, &rules).map_err(|source| self.refused(source))?;
+        self.route_loopback(&forwards)
+    }
+
+    fn route_loopback(&self, forwards: &[Forward]) -> Result<(), BridgeError> {
+        if needs_loopback(forwards) { self.set_route_loopback(true) } else { Ok(()) }
+    }
+
+    fn set_route_loopback(&self, route: bool) -> Result<(), BridgeError> {
+        let name = &self.shared.name;
+        sysctl::route_loopback_by(name, route).map_err(|source| BridgeError::Sysctl { bridge: name.clone(), source })
+    }
+
+    pub(super) fn refused(&self, source: FirewallError) -> BridgeError {
+        BridgeError::Firewall { bridge: self.shared.name.clone(), source }
+    }
+}
+
+/// Only what may be called on 127.0.0.1 needs it to leave the node.
+fn needs_loopback(forwards: &[Forward]) -> bool {
+    forwards.iter().any(|forward| forward.to.is_ipv4() && forward.address.is_none_or(|address| address.is_loopback()))
+}
+
+/// As [`Bridge::withdraw`], where the bridge of that name cannot be opened, or is somebody else's by now.
+///
+/// # Errors
+/// Names the step. The ports stay reserved; the call can be repeated.
+pub fn withdraw_host_ports(bridge: &str, host_ports: &HostPorts, id: &str) -> Result<(), BridgeError> {
+    let owner = Owner::new(id);
+    let forwards = host_ports.of(&owner);
+    if forwards.is_empty() {
+        return Ok(());
+    }
+    let withdraw = || {
+        let firewall = NftSocket::open()?;
+        firewall::delete(&firewall, bridge, &forwards)?;
+        firewall::forget_flows(&firewall, &forwards, Turn::Went)
+    };
+    withdraw().map_err(|source| BridgeError::Firewall { bridge: bridge.to_owned(), source })?;
+    host_ports.release(&owner);
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Ports of the node that lead into pods, over the CRI.
+
+use anyhow::{Context, Result, ensure};
+use podbox_proto::v1;
+use podbox_proto::v1::NamespaceMode;
+use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+use tonic::Code;
+
+const POD_PORT: i32 = 8080;
+
+fn mapping(protocol: v1::Protocol, host_ip: &str, host_port: i32) -> v1::PortMapping {
+    v1::PortMapping { protocol: protocol.into(), container_port: POD_PORT, host_port, host_ip: host_ip.to_owned() }
+}
+
+fn with_ports(name: &str, ports: &[v1::PortMapping]) -> PodSpec {
+    let ports = ports.to_vec();
+    PodSpec::new(name).with(|config| config.port_mappings = ports)
+}
+
+/// A pod that tells by HTTP which one it is.
+async fn serving(daemon: &Daemon, name: &str, ports: &[v1::PortMapping]) -> Result<Pod> {
+    let pod = daemon.run_pod(&with_ports(name, ports)).await?;
+    let server = format!("mkdir /www && echo {name} > /www/name && exec httpd -f -p {POD_PORT} -h /www");
+    pod.run(&ContainerSpec::shell("server", &server)).await?;
+    let ip = pod.ips().await?.first().context("an address")?.clone();
+    let answers = || ask(daemon, &ip, u16::try_from(POD_PORT).unwrap_or_default()).is_ok();
+    wait::until_true("the server listens", answers).await?;
+    Ok(pod)
+}
+
+/// Which pod answers there, as the node sees it.
+fn ask(daemon: &Daemon, address: &str, port: u16) -> Result<String> {
+    let target = std::net::SocketAddr::new(address.parse()?, port);
+    daemon.network().run(|| {
+        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(wait::DEADLINE))?;
+        stream.write_all(b"GET /name HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.contains(" 200 OK"), "{answer}");
+        Ok(answer.lines().last().unwrap_or_default().to_owned())
+    })
+}
+
+/// The elements of all maps and sets that lead into pods, as `nft` lists them.
+fn elements(daemon: &Daemon) -> Result<Vec<String>> {
+    let rules = daemon.network().run(|| Ok(Command::new("nft").args(["-n", "list", "ruleset"]).output()?))?;
+    let rules = String::from_utf8_lossy(&rules.stdout).replace(",\n", ", ");
+    let lists = rules.lines().filter_map(|line| line.trim().strip_prefix("elements = { ")?.strip_suffix(" }"));
+    let mut found: Vec<String> =
+        lists.flat_map(|list| list.split(", ")).map(|one| one.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    // The networks of pods are not meant.
+    found.retain(|element| element.contains(" . "));
+    found.sort();
+    Ok(found)
+}
+
+#[tokio::test]
+async fn a_pod_is_reached_by_its_host_ports_as_long_as_it_lives() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    let ports = [
+        mapping(v1::Protocol::Tcp, "", 12_000),
+        mapping(v1::Protocol::Udp, "", 12_000),
+        mapping(v1::Protocol::Sctp, "0.0.0.0", 12_001),
+        mapping(v1::Protocol::Tcp, "127.0.0.1", 12_002),
+        // The kubelet names every port of every container.
+        mapping(v1::Protocol::Tcp, "", 0),
+    ];
+    let a = serving(&daemon, "a", &ports).await?;
+    let b = serving(&daemon, "b", &[mapping(v1::Protocol::Tcp, "", 12_003)]).await?;
+    let ips = a.ips().await?;
+    let (v4, v6) = (ips.first().context("IPv4")?, ips.get(1).context("IPv6")?);
+    let due: Vec<String> = [
+        format!("tcp . 12000 : {v4} . 8080"),
+        format!("udp . 12000 : {v4} . 8080"),
+        format!("sctp . 12001 : {v4} . 8080"),
+        format!("127.0.0.1 . tcp . 12002 : {v4} . 8080"),
+        format!("tcp . 12000 : {v6} . 8080"),
+        format!("udp . 12000 : {v6} . 8080"),
+    ]
+    .into();
+    let there = elements(&daemon)?;
+    let numbers = |text: &str| text.replace("tcp", "6").replace("udp", "17").replace("sctp", "132");
+    for element in &due {
+        // nft writes a protocol's number or its name, by its version.
+        assert!(there.contains(element) || there.contains(&numbers(element)), "{element} is not among {there:?}");
+    }
+    for port in [12_000, 12_002] {
+        assert_eq!(ask(&daemon, "127.0.0.1", port)?, "a");
+    }
+    assert_eq!(ask(&daemon, "127.0.0.1", 12_003)?, "b");
+    a.stop().await?;
+    assert!(ask(&daemon, "127.0.0.1", 12_000).is_err(), "a stopped pod's port leads nowhere");
+    assert_eq!(ask(&daemon, "127.0.0.1", 12_003)?, "b");
+    // What it had can be had again at once.
+    let c = serving(&daemon, "c", &[mapping(v1::Protocol::Tcp, "", 12_000)]).await?;
+    assert_eq!(ask(&daemon, "127.0.0.1", 12_000)?, "c");
+    for pod in [a, b, c] {
+        pod.end().await?;
+    }
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_an_error_that_names_both_pods_and_leaves_nothing() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    daemon.warm_up().await?;
+    let holder = daemon.run_pod(&with_ports("holder", &[mapping(v1::Protocol::Tcp, "", 12_000)])).await?;
+    let before = Census::at_rest(&daemon).await?;
+    for host_ip in ["", "127.0.0.1", "::"] {
+        let late = with_ports("late", &[mapping(v1::Protocol::Udp, "", 12_000), mapping(v1::Protocol::Tcp, host_ip, 12_000)]);
+        let words = ["sandbox default/late", "TCP port 12000", "default/holder", &holder.id];
+        assert_refused(daemon.run_pod(&late).await, Code::FailedPrecondition, &words);
+    }
+    let twice = with_ports("twice", &[mapping(v1::Protocol::Tcp, "", 12_001), mapping(v1::Protocol::Tcp, "127.0.0.1", 12_001)]);
+    assert_refused(daemon.run_pod(&twice).await, Code::InvalidArgument, &["sandbox default/twice", "TCP port 12001 of 127.0.0.1"]);
+    Census::settle(&daemon, &before, wait::DEADLINE).await?;
+    holder.end().await?;
+    daemon.run_pod(&with_ports("late", &[mapping(v1::Protocol::Tcp, "", 12_000)])).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_of_a_family_that_the_pod_lacks_is_refused_and_one_of_the_nodes_network_asks_for_nothing() -> Result<()> {
+    let daemon = Daemon::for_test_with(DaemonOptions::default().subnets(&["10.202.0.0/24"])).await?;
+    let v6 = with_ports("v6", &[mapping(v1::Protocol::Tcp, "::", 12_000)]);
+    assert_refused(daemon.run_pod(&v6).await, Code::FailedPrecondition, &["sandbox default/v6", "TCP port 12000 of ::", "IPv6"]);
+    for name in ["one", "two"] {
+        let spec = with_ports(name, &[mapping(v1::Protocol::Tcp, "", 12_000)]).network(NamespaceMode::Node);
+        daemon.run_pod(&spec).await?;
+    }
+    assert_eq!(elements(&daemon)?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_a_kill_the_ports_are_exactly_those_of_the_pods_that_live() -> Result<()> {
+    let mut daemon = Daemon::for_test().await?;
+    let a = serving(&daemon, "a", &[mapping(v1::Protocol::Tcp, "", 12_000)]).await?;
+    let b = daemon.run_pod(&with_ports("b", &[mapping(v1::Protocol::Tcp, "", 12_001)])).await?;
+    let stopped = daemon.run_pod(&with_ports("stopped", &[mapping(v1::Protocol::Tcp, "", 12_002)])).await?;
+    stopped.stop().await?;
+    let before = elements(&daemon)?;
+    daemon.kill_9()?;
+    assert_eq!(ask(&daemon, "127.0.0.1", 12_000)?, "a", "pods are reached without the daemon");
+    daemon.start_again().await?;
+    assert_eq!(elements(&daemon)?, before);
+    assert_eq!(ask(&daemon, "127.0.0.1", 12_000)?, "a");
+    let taken = with_ports("late", &[mapping(v1::Protocol::Tcp, "", 12_001)]);
+    assert_refused(daemon.run_pod(&taken).await, Code::FailedPrecondition, &["default/b"]);
+    // Somebody's `nft flush ruleset`, while nobody looks.
+    daemon.kill_9()?;
+    daemon.network().run(|| Ok(Command::new("nft").args(["flush", "ruleset"]).status()?))?;
+    assert!(ask(&daemon, "127.0.0.1", 12_000).is_err());
+    daemon.start_again().await?;
+    assert_eq!(elements(&daemon)?, before);
+    for pod in [a, b] {
+        pod.end().await?;
+    }
+    assert_eq!(elements(&daemon)?, Vec::<String>::new());
+    Ok(())
+}
