@@ -212,9 +212,29 @@ pub fn entries_below(top: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// It cannot be built.
 pub fn crictl() -> Result<Option<PathBuf>> {
+    build_with_go("crictl", &["build"], "sigs.k8s.io/cri-tools/cmd/crictl")
+}
+
+/// `grpcurl`, in the same way.
+///
+/// # Errors
+/// It cannot be built.
+pub fn grpcurl() -> Result<Option<PathBuf>> {
+    build_with_go("grpcurl", &["build"], "github.com/fullstorydev/grpcurl/cmd/grpcurl")
+}
+
+/// `critest`, in the same way; it is a test program.
+///
+/// # Errors
+/// It cannot be built.
+pub fn critest() -> Result<Option<PathBuf>> {
+    build_with_go("critest", &["test", "-c"], "sigs.k8s.io/cri-tools/cmd/critest")
+}
+
+fn build_with_go(name: &str, how: &[&str], package: &str) -> Result<Option<PathBuf>> {
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/conformance/crictl");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/conformance").join(name);
     // What it is made of is written there whole.
     let sums = std::fs::read(module.join("go.sum")).context("read go.sum")?;
     let built_from = program.with_extension("sum");
@@ -224,14 +244,14 @@ pub fn crictl() -> Result<Option<PathBuf>> {
     if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
         return Ok(None);
     }
-    say("building crictl");
+    say(&format!("building {name}"));
     let staged = program.with_extension(std::process::id().to_string());
     let mut build = Command::new("go");
-    build.args(["build", "-mod=readonly", "-o"]).arg(&staged).arg("sigs.k8s.io/cri-tools/cmd/crictl");
+    build.args(how).args(["-mod=readonly", "-o"]).arg(&staged).arg(package);
     let output = build.current_dir(module).env("CGO_ENABLED", "0").output().context("run go")?;
-    ensure!(output.status.success(), "go build crictl: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "go {} {name}: {}", how.join(" "), String::from_utf8_lossy(&output.stderr));
     // Another test program may have been as fast: it is the same.
-    std::fs::rename(&staged, &program).context("put crictl into its place")?;
-    std::fs::write(built_from, sums).context("say what crictl was built from")?;
+    std::fs::rename(&staged, &program).with_context(|| format!("put {name} into its place"))?;
+    std::fs::write(built_from, sums).with_context(|| format!("say what {name} was built from"))?;
     Ok(Some(program))
 }
