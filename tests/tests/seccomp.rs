@@ -337,6 +337,85 @@ async fn a_profile_of_the_nodes_holds_as_it_was_at_the_making_whatever_becomes_o
     Ok(())
 }
 
+/// `linux.seccomp` of the spec that a verbose status shows.
+fn of_spec(info: &serde_json::Value) -> &serde_json::Value {
+    &info["runtimeSpec"]["linux"]["seccomp"]
+}
+
+/// What depends on the container is decided, and the profile is no other when its file is, or the daemon.
+#[tokio::test]
+async fn the_spec_has_the_profile_that_was_in_the_file_at_the_making() -> Result<()> {
+    let mut daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("spec")).await?;
+    let text = r#"{
+        "defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_S390X"],
+        "syscalls": [
+            {"names": ["mkdir", "rmdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77, "comment": "for people"},
+            {"names": ["chroot"], "action": "SCMP_ACT_KILL_PROCESS", "excludes": {"caps": ["CAP_SYS_CHROOT"]}},
+            {"names": ["umount2"], "action": "SCMP_ACT_TRAP", "includes": {"caps": ["CAP_SYS_CHROOT"]}},
+            {"name": "kill", "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 255, "valueTwo": 10, "op": "SCMP_CMP_MASKED_EQ"}]}
+        ]
+    }"#;
+    let due = serde_json::json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_S390X"],
+        "syscalls": [
+            {"names": ["mkdir", "rmdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77},
+            {"names": ["umount2"], "action": "SCMP_ACT_TRAP"},
+            {"names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1,
+             "args": [{"index": 1, "value": 255, "valueTwo": 10, "op": "SCMP_CMP_MASKED_EQ"}]},
+        ],
+    });
+    let path = profile_file(&daemon, "spec.json", text)?;
+    let container = pod.create(&under(ContainerSpec::sleeper("c"), ProfileType::Localhost, &path)).await?;
+    assert_eq!(of_spec(&container.info().await?), &due);
+    std::fs::write(&path, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#)?;
+    daemon.restart().await?;
+    container.start().await?;
+    assert_eq!(of_spec(&container.info().await?), &due, "after a restart, with another text in the file");
+    Ok(())
+}
+
+/// A profile that is taken out of the spec, and asked for, gives the same filter; who is not filtered has none there.
+#[tokio::test]
+async fn the_spec_has_podboxs_own_profile_and_none_where_there_is_no_filter() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let filtered = PodSpec::new("filtered").security(|security| security.seccomp = profile(ProfileType::RuntimeDefault, ""));
+    let pod = daemon.run_pod(&filtered).await?;
+    let instructions = |info: &serde_json::Value| info["confinement"]["seccomp"]["instructions"].as_u64();
+    let names = |info: &serde_json::Value| -> Vec<String> {
+        let rules = of_spec(info)["syscalls"].as_array().cloned().unwrap_or_default();
+        rules
+            .iter()
+            .flat_map(|rule| rule["names"].as_array().cloned().unwrap_or_default())
+            .filter_map(|name| Some(name.as_str()?.to_owned()))
+            .collect()
+    };
+    for (name, capability, may_mount) in [("plain", None, false), ("admin", Some("SYS_ADMIN"), true)] {
+        let spec = runtime_default(name).security(|security| {
+            security.capabilities.get_or_insert_default().add_capabilities = capability.map(str::to_owned).into_iter().collect();
+        });
+        let info = pod.run(&spec).await?.info().await?;
+        assert_eq!(of_spec(&info)["defaultAction"], "SCMP_ACT_ERRNO", "{name}: {info}");
+        let names = names(&info);
+        assert!(names.iter().any(|name| name == "read"), "{name}: {names:?}");
+        assert_eq!(names.iter().any(|name| name == "mount"), may_mount, "{name}: {names:?}");
+        let path = profile_file(&daemon, &format!("{name}.json"), &of_spec(&info).to_string())?;
+        let again = spec.security(|security| security.seccomp = profile(ProfileType::Localhost, &path));
+        let again = pod.create(&again.with(|config| rename(config, &format!("{name}-again")))).await?.info().await?;
+        assert_eq!((of_spec(&again), instructions(&again)), (of_spec(&info), instructions(&info)), "{name}");
+    }
+    assert_eq!(of_spec(&pod.info().await?)["defaultAction"], "SCMP_ACT_ERRNO", "pause's");
+
+    let open = daemon.run_pod(&PodSpec::new("open").privileged()).await?;
+    let container = open.run(&runtime_default("privileged").privileged()).await?;
+    for info in [open.info().await?, container.info().await?] {
+        assert!(info["runtimeSpec"]["linux"].is_object() && of_spec(&info).is_null(), "{info}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_profile_that_is_none_is_refused_by_name_before_anything_is_made() -> Result<()> {
     let daemon = Daemon::for_test().await?;

@@ -32,7 +32,7 @@ pub use cgroups::{
     make_scope, remove_cgroup, remove_made, signal_member, undo_container_update, update_container_cgroup,
 };
 pub use clock::now_ns;
-pub use confinement::{ConfinementError, Confining};
+pub use confinement::{ConfinementError, Confining, kept_profile};
 pub use devices::{DeviceError, node_devices, requested_devices};
 pub use exec::{CAPTURED_STDIO, CaptureRoom, ExecError, ExecOutput, exec_sync};
 pub use facts::discover_facts;

@@ -12,7 +12,9 @@
 use super::multiplexed::multiplexers;
 use super::prologue::{Block, Multiplexer, prologue};
 use super::syscalls::{NEWEST, Syscall, resolve};
-use super::{Action, Architecture, Comparison, Condition, Flags, Instruction, Profile, Surroundings, SyscallRules, rules_in};
+use super::{
+    Action, Architecture, Comparison, Condition, Flags, Instruction, Profile, Surroundings, SyscallRules, resolved_json, rules_in,
+};
 use libseccomp::error::SeccompError;
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -78,6 +80,8 @@ pub struct Filter {
     pub flags: Flags,
     /// Names of the profile that nobody here knows; no call can be meant by them.
     pub unknown: Vec<String>,
+    /// What it was compiled from, as [`resolved_json`] has it.
+    pub profile: String,
 }
 
 impl Filter {
@@ -120,7 +124,7 @@ pub fn compile(profile: &Profile, surroundings: &Surroundings) -> Result<Filter,
     if instructions.len() > INSTRUCTIONS_MAX {
         return Err(CompileError::TooLong { instructions: instructions.len() });
     }
-    Ok(Filter { instructions, flags: profile.flags, unknown })
+    Ok(Filter { instructions, flags: profile.flags, unknown, profile: resolved_json(profile, surroundings) })
 }
 
 /// The library's name of an architecture that this machine's kernel can run, other than its own.

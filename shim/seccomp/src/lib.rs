@@ -20,6 +20,7 @@ mod instruction;
 mod multiplexed;
 mod profile;
 mod prologue;
+mod resolved;
 mod rules;
 mod syscalls;
 
@@ -30,4 +31,5 @@ pub use instruction::Instruction;
 pub use profile::{
     Architecture, Comparison, Condition, Flags, Guard, NAMES_MAX, PROFILE_BYTES_MAX, Profile, ProfileError, Rule, runtime_default,
 };
+pub use resolved::resolved_json;
 pub use rules::{Surroundings, SyscallRules, rules_in};

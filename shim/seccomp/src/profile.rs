@@ -102,7 +102,7 @@ pub enum ProfileError {
     },
 }
 
-/// What a kernel runs. Those that no machine of podbox's runs are one.
+/// What a kernel runs. Those that no machine of podbox's runs are names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// `SCMP_ARCH_X86_64`
@@ -115,8 +115,8 @@ pub enum Architecture {
     Aarch64,
     /// `SCMP_ARCH_ARM`
     Arm,
-    /// Another one that there is.
-    Foreign,
+    /// Another one that there is, by its name in profiles.
+    Foreign(&'static str),
 }
 
 impl Architecture {
@@ -126,39 +126,51 @@ impl Architecture {
     } else if cfg!(target_arch = "aarch64") {
         Self::Aarch64
     } else {
-        Self::Foreign
+        Self::Foreign("SCMP_ARCH_NATIVE")
     };
+
+    const OF_PODBOX: [Self; 5] = [Self::X8664, Self::X86, Self::X32, Self::Aarch64, Self::Arm];
+
+    /// As profiles call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X8664 => "SCMP_ARCH_X86_64",
+            Self::X86 => "SCMP_ARCH_X86",
+            Self::X32 => "SCMP_ARCH_X32",
+            Self::Aarch64 => "SCMP_ARCH_AARCH64",
+            Self::Arm => "SCMP_ARCH_ARM",
+            Self::Foreign(name) => name,
+        }
+    }
 
     fn parse(name: &str) -> Result<Self, ProfileError> {
         const FOREIGN: [&str; 17] = [
-            "LOONGARCH64",
-            "M68K",
-            "MIPS",
-            "MIPS64",
-            "MIPS64N32",
-            "MIPSEL",
-            "MIPSEL64",
-            "MIPSEL64N32",
-            "PARISC",
-            "PARISC64",
-            "PPC",
-            "PPC64",
-            "PPC64LE",
-            "RISCV64",
-            "S390",
-            "S390X",
-            "SH",
+            "SCMP_ARCH_LOONGARCH64",
+            "SCMP_ARCH_M68K",
+            "SCMP_ARCH_MIPS",
+            "SCMP_ARCH_MIPS64",
+            "SCMP_ARCH_MIPS64N32",
+            "SCMP_ARCH_MIPSEL",
+            "SCMP_ARCH_MIPSEL64",
+            "SCMP_ARCH_MIPSEL64N32",
+            "SCMP_ARCH_PARISC",
+            "SCMP_ARCH_PARISC64",
+            "SCMP_ARCH_PPC",
+            "SCMP_ARCH_PPC64",
+            "SCMP_ARCH_PPC64LE",
+            "SCMP_ARCH_RISCV64",
+            "SCMP_ARCH_S390",
+            "SCMP_ARCH_S390X",
+            "SCMP_ARCH_SH",
         ];
-        let unknown = || ProfileError::Architecture { name: name.chars().take(64).collect() };
-        match name.strip_prefix("SCMP_ARCH_").ok_or_else(unknown)? {
-            "X86_64" => Ok(Self::X8664),
-            "X86" => Ok(Self::X86),
-            "X32" => Ok(Self::X32),
-            "AARCH64" => Ok(Self::Aarch64),
-            "ARM" => Ok(Self::Arm),
-            "NATIVE" => Ok(Self::NATIVE),
-            name if FOREIGN.contains(&name) => Ok(Self::Foreign),
-            _ => Err(unknown()),
+        match name {
+            "SCMP_ARCH_NATIVE" => Ok(Self::NATIVE),
+            _ => Self::OF_PODBOX
+                .into_iter()
+                .find(|architecture| architecture.name() == name)
+                .or_else(|| FOREIGN.into_iter().find(|foreign| *foreign == name).map(Self::Foreign))
+                .ok_or_else(|| ProfileError::Architecture { name: name.chars().take(64).collect() }),
         }
     }
 }

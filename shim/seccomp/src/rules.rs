@@ -64,7 +64,8 @@ fn apart(conditions: &[Condition]) -> Vec<Vec<Condition>> {
     conditions.iter().map(|condition| vec![*condition]).collect()
 }
 
-fn holds(rule: &Rule, surroundings: &Surroundings) -> bool {
+/// Whether a rule is one, there.
+pub(crate) fn holds(rule: &Rule, surroundings: &Surroundings) -> bool {
     let Rule { includes, excludes, .. } = rule;
     let has = |name: &String| surroundings.capabilities.contains(name);
     let is_new_enough = |guard: &Guard| guard.kernel_min.is_some_and(|oldest| surroundings.kernel >= oldest);

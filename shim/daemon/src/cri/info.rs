@@ -1,13 +1,15 @@
 //! Verbose answers: the key `info` with a JSON object, as `crictl inspect` and `inspectp` read it.
 
 use super::{Cri, status};
-use crate::effects::{Node, SandboxCgroups};
+use crate::effects::{Node, SandboxCgroups, kept_profile};
 use crate::plan::{Layout, pause_spec, spec_json};
 use crate::request::NetworkMode;
 use crate::store::{ContainerRecord, PauseRecord, SandboxPhase, SandboxRecord};
+use oci_spec::runtime::Spec;
 use podbox_cgroup::Controller;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 use tonic::Status;
 
 type Info = BTreeMap<String, String>;
@@ -25,6 +27,17 @@ fn running_pause(record: &SandboxRecord) -> Option<&PauseRecord> {
 fn netns(record: &SandboxRecord) -> String {
     let pause = running_pause(record).filter(|_| record.config.network == NetworkMode::Pod);
     pause.map(|pause| format!("/proc/{}/ns/net", pause.pid)).unwrap_or_default()
+}
+
+/// A spec with the seccomp profile that its filter is of. That stands beside the filter and not in the record, which would be several times
+/// as large.
+fn runtime_spec(spec: &Spec, filter: &Path) -> Result<Value, Status> {
+    let mut json = spec_json(spec);
+    let profile = kept_profile(filter).map_err(|error| status::of_pod(error.into()))?;
+    if let (Some(profile), Some(linux)) = (profile, json.get_mut("linux").and_then(Value::as_object_mut)) {
+        linux.insert("seccomp".to_owned(), profile);
+    }
+    Ok(json)
 }
 
 /// Pause, cgroup, network namespace, the sandbox as it was asked for, and the OCI runtime spec that pause runs by.
@@ -45,13 +58,15 @@ pub(super) fn of_sandbox(node: &Node, record: &SandboxRecord) -> Result<Info, St
         "addresses": record.addresses,
         "networkReleased": record.network_released,
         "config": record.config,
-        "runtimeSpec": spec_json(&spec),
+        "runtimeSpec": runtime_spec(&spec, &node.layout.pause_filter(&record.id))?,
     })))
 }
 
 /// Its init, cgroup, layers, and the OCI runtime spec that it runs by.
 pub(super) fn of_container(cri: &Cri, record: &ContainerRecord) -> Result<Info, Status> {
     let sandbox = cri.store.sandbox(record.sandbox_id.as_str()).ok();
+    let filter = cri.node.layout.container_filter(&record.sandbox_id, &record.id);
+    let spec = record.made.as_ref().map(|made| runtime_spec(&made.plan.spec, &filter)).transpose()?;
     Ok(as_info(&json!({
         "sandboxID": record.sandbox_id,
         "pid": record.pid().unwrap_or_default(),
@@ -59,7 +74,7 @@ pub(super) fn of_container(cri: &Cri, record: &ContainerRecord) -> Result<Info, 
         "cgroup": record.cgroup,
         "image": record.made.as_ref().map(|made| &made.image),
         "config": record.config,
-        "runtimeSpec": record.made.as_ref().map(|made| spec_json(&made.plan.spec)),
+        "runtimeSpec": spec,
         "confinement": record.made.as_ref().map(|made| &made.plan.confinement),
         "stopSignal": record.made.as_ref().map(|made| made.plan.stop_signal),
     })))

@@ -156,7 +156,7 @@ fn confinement_code(error: &ConfinementError) -> Code {
         E::DefaultProfile(error) => apparmor_code(error),
         E::Selinux(SelinuxError::NoContext { .. }) => Code::FailedPrecondition,
         E::Selinux(SelinuxError::Ask { source, .. }) => io_code(source),
-        E::Write { source, .. } => io_code(source),
+        E::Write { source, .. } | E::Kept { source, .. } => io_code(source),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::apparmor::{self, AppArmorError, DEFAULT_PROFILE, DefaultProfile};
 use super::facts::kernel_version;
 use super::selinux::{self, SelinuxError};
-use crate::plan::{ProcessConfinement, SeccompFilter};
+use crate::plan::{Layout, ProcessConfinement, SeccompFilter};
 use crate::request::{AppArmorProfile, Confinement, SeccompProfile, SelinuxContext};
 use podbox_seccomp::{Compiled, Filter, FilterError, Filters, PROFILE_BYTES_MAX, Surroundings};
 use rustix::fs::{Mode, OFlags};
@@ -42,10 +42,18 @@ pub enum ConfinementError {
         /// Why.
         source: FilterError,
     },
-    /// The filter cannot be kept.
-    #[error("write the seccomp filter {}", path.display())]
+    /// The filter or its profile cannot be kept.
+    #[error("write {}, of the seccomp filter", path.display())]
     Write {
         /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The profile that was kept with a filter cannot be read.
+    #[error("read {}, of the seccomp filter", path.display())]
+    Kept {
+        /// Where it stands.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -92,14 +100,16 @@ pub struct Confined {
 }
 
 impl Confined {
-    /// Writes the filter to where the plan has it, if there is one.
+    /// Writes the filter to where the plan has it, if there is one, and its profile beside it.
     ///
     /// # Errors
     /// [`ConfinementError::Write`]
     pub fn written(self) -> Result<ProcessConfinement, ConfinementError> {
         if let (Some(filter), Some(planned)) = (&self.filter, &self.confinement.seccomp) {
-            let failed = |source| ConfinementError::Write { path: planned.file.clone(), source };
-            std::fs::write(&planned.file, filter.to_bytes()).map_err(failed)?;
+            let write =
+                |path: PathBuf, bytes: &[u8]| std::fs::write(&path, bytes).map_err(|source| ConfinementError::Write { path, source });
+            write(planned.file.clone(), &filter.to_bytes())?;
+            write(Layout::profile_of(&planned.file), filter.profile.as_bytes())?;
         }
         Ok(self.confinement)
     }
@@ -198,6 +208,20 @@ impl Confining {
         let SelinuxContext { user, role, kind, level } = asked;
         let context = format!("{}:{}:{}:{}", or("system_u", user), or("system_r", role), or("container_t", kind), or("s0", level));
         Ok(selinux::canonical_context(&context)?)
+    }
+}
+
+/// The profile of a filter that stands in `filter`, as `linux.seccomp` of the OCI runtime spec; `None` where there is no filter, or one of a
+/// podbox that did not keep its profile.
+///
+/// # Errors
+/// [`ConfinementError::Kept`]
+pub fn kept_profile(filter: &Path) -> Result<Option<serde_json::Value>, ConfinementError> {
+    let path = Layout::profile_of(filter);
+    match std::fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?)) {
+        Ok(profile) => Ok(Some(profile)),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ConfinementError::Kept { path, source }),
     }
 }
 

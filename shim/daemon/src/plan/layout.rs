@@ -3,12 +3,12 @@
 //! ```text
 //! STATE/pods/SANDBOX/          0700, a folder a pod
 //!   sandbox.json  pause.json   its record; how pause ended
-//!   pause.bpf                  pause's seccomp filter, if it has one
+//!   pause.bpf pause.bpf.json   pause's seccomp filter and its profile, if it has one
 //!   monitor.sock               the monitor's socket
 //!   resolv.conf hostname hosts bound into its containers
 //!   containers/CONTAINER/      a folder a container
 //!     container.json exit.json its record; how it ended
-//!     seccomp.bpf              its seccomp filter, if it has one
+//!     seccomp.bpf …bpf.json    its seccomp filter and its profile, if it has one
 //! ```
 
 use podbox_plan::{ContainerId, SandboxId};
@@ -109,6 +109,14 @@ impl Layout {
     #[must_use]
     pub fn container_filter(&self, sandbox: &SandboxId, id: &ContainerId) -> PathBuf {
         self.container(sandbox, id).join("seccomp.bpf")
+    }
+
+    /// The profile that a filter was compiled from, beside it.
+    #[must_use]
+    pub fn profile_of(filter: &Path) -> PathBuf {
+        let mut path = filter.as_os_str().to_owned();
+        path.push(".json");
+        path.into()
     }
 
     /// Limits that a container is about to get.
