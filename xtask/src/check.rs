@@ -26,7 +26,7 @@ use workspace::Workspace;
 /// What to check.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
-    /// Leave out what compiles: clippy and the documentation.
+    /// Leave out what compiles: clippy, the targets of `cargo fuzz` and the documentation.
     #[arg(long)]
     quick: bool,
     /// Also ask cargo-deny for known vulnerabilities; needs the tool, and its database from the network.
@@ -90,6 +90,7 @@ fn steps(args: &CheckArgs) -> Vec<(&'static str, Step)> {
     ];
     if !args.quick {
         steps.push(("clippy", |workspace, _| tools::clippy(&workspace.root)));
+        steps.push(("fuzz targets", |workspace, _| tools::fuzz_targets(&workspace.root)));
         steps.push(("documentation", |workspace, _| tools::documentation(&workspace.root)));
     }
     steps.push(match args.advisories {
