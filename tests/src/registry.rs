@@ -47,6 +47,7 @@ pub struct Registry {
     authority: Option<Authority>,
     address: SocketAddr,
     child: Child,
+    show_log: bool,
 }
 
 impl Registry {
@@ -65,7 +66,7 @@ impl Registry {
         let mut command = Command::new(program);
         command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(log.try_clone().context("share the log")?).stderr(log);
         let child = network.run(|| command.spawn().context("execute docker-registry"))?;
-        let mut registry = Self { directory, authority, address, child };
+        let mut registry = Self { directory, authority, address, child, show_log: true };
         let end = Instant::now() + wait::scaled(wait::DEADLINE);
         loop {
             if network.run(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()))? {
@@ -91,6 +92,13 @@ impl Registry {
         self.authority.as_ref().context("the registry speaks no TLS")
     }
 
+    /// Keeps the end of its log to itself, for who keeps the whole.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.show_log = false;
+        self
+    }
+
     /// What it wrote: a line for each request.
     #[must_use]
     pub fn log(&self) -> String {
@@ -102,7 +110,9 @@ impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        host::show(&format!("the registry's log ends with:\n{}", tail(&self.log())));
+        if self.show_log {
+            host::show(&format!("the registry's log ends with:\n{}", tail(&self.log())));
+        }
     }
 }
 

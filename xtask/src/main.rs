@@ -8,8 +8,10 @@ mod bench;
 mod build;
 mod check;
 mod codegen;
+mod conformance;
 mod demo;
 mod interrupt;
+mod packages;
 mod setup;
 mod terminal;
 mod test;
@@ -34,6 +36,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Measure podbox beside the floor: the same work in bare system calls.
     Bench(bench::BenchArgs),
+    /// Run the CRI's own validation suite, critest, against podbox.
+    Conformance(conformance::ConformanceArgs),
     /// Generate the committed code of podbox-proto.
     Codegen {
         /// Write nothing; fail where the committed code is not what would be written.
@@ -62,6 +66,7 @@ fn run(command: Command) -> Result<()> {
         Command::Vm(args) => vm::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Codegen { check } => codegen::run(check),
         Command::BenchFloor(args) => bench::floor::run(args),
     }

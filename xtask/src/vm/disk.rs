@@ -1,7 +1,7 @@
 //! The guests' two disks, made without root's rights over any device: folders that `mke2fs -d` turns into file systems.
 
-use super::kernel::recreate;
 use super::programs::Programs;
+use crate::packages::{self, recreate};
 use crate::setup;
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
@@ -49,32 +49,12 @@ pub(super) fn root(folder: &Path) -> Result<PathBuf> {
     let disk = folder.join("root.ext4");
     cached(&disk, &format!("{PACKAGES:?}\n{FOLDERS:?}\n{FILES:?}"), |disk| {
         eprintln!("making the guests' root of Debian packages, unpacked below {}: {}", folder.display(), PACKAGES.join(" "));
-        let archives = fetch_packages(folder)?;
         let contents = folder.join("root");
-        recreate(&contents)?;
-        for archive in archives {
-            setup::command("dpkg-deb", &["--extract", &archive.to_string_lossy(), &contents.to_string_lossy()], folder)?;
-        }
+        packages::unpack(&packages::fetch(folder, &PACKAGES)?, &contents)?;
         complete_root(&contents)?;
         make_file_system(&contents, disk)?;
         fs::remove_dir_all(&contents).context("remove the unpacked packages")
     })
-}
-
-/// apt resolves and fetches for a system without a single package, so that what is installed here does not count.
-fn fetch_packages(folder: &Path) -> Result<Vec<PathBuf>> {
-    let archives = folder.join("packages");
-    recreate(&archives.join("partial"))?;
-    let status = folder.join("no-packages");
-    fs::write(&status, "").context("write an empty list of packages")?;
-    let status = format!("Dir::State::status={}", status.display());
-    let cache = format!("Dir::Cache::archives={}", archives.display());
-    let mut arguments = vec!["-q", "-o", &status, "-o", &cache, "--no-install-recommends", "--download-only", "--yes", "install"];
-    arguments.extend(PACKAGES);
-    setup::command("apt-get", &arguments, folder)?;
-    let entries = fs::read_dir(&archives).context("list the packages")?;
-    let paths = entries.map(|entry| Ok(entry.context("list the packages")?.path())).collect::<Result<Vec<_>>>()?;
-    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
 }
 
 fn complete_root(root: &Path) -> Result<()> {

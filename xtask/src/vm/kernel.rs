@@ -1,5 +1,6 @@
 //! The guests' kernel: Debian's for clouds, fetched as a package and unpacked, never installed.
 
+use crate::packages::recreate;
 use crate::setup;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
@@ -80,13 +81,6 @@ fn newest() -> Result<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let depends = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
     depends.map(str::to_owned).with_context(|| format!("the package lists have no {META_PACKAGE}"))
-}
-
-pub(super) fn recreate(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(format!("remove {}", folder.display())),
-        _ => fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display())),
-    }
 }
 
 fn only_entry(folder: &Path) -> Result<PathBuf> {
