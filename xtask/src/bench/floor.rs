@@ -8,15 +8,14 @@
 //! instead, which waits for RCU grace periods; not a part of the teardown.
 //!
 //! Runs in a process of its own, since `clone3` wants a single thread. Everything is private: a network namespace stands in for
-//! the host's, cgroups are below one of its own, and all of it goes when the run ends, well or not. Prints one JSON object a
-//! round, in microseconds (`sandbox_us` …), and one with the medians: `{"rounds": N, "p50_ms": {"sandbox": …}}`. Asked to hold pods,
+//! the host's, cgroups are below one of its own, and all of it goes when the run ends, well or not, also by a signal and where nobody reads
+//! any more what it prints; what one that was killed has left, the next takes away. Prints one JSON object a round, in microseconds (`sandbox_us` …), and one with the medians: `{"rounds": N, "p50_ms": {"sandbox": …}}`. Asked to hold pods,
 //! it starts so many more that only wait, and prints what the host had available on the way, in bytes: `{"available": [[PODS, BYTES], …]}`.
-#![allow(clippy::print_stdout, reason = "a command's output")]
-
 mod cgroups;
 mod child;
 mod container;
 mod rtnl;
+mod signals;
 
 use super::machine::memory;
 use anyhow::{Context, Result, ensure};
@@ -27,6 +26,7 @@ use podbox_cgroup::{Cgroup, CgroupPath, Hierarchies};
 use podbox_sys::CloneFlags;
 use rtnl::Socket;
 use serde_json::{Map, Value, json};
+use signals::Signals;
 use std::fs::File;
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -77,9 +77,11 @@ pub struct FloorArgs {
 /// # Errors
 /// In a process of several threads, without root, or when the kernel refuses a step, which is named.
 pub fn run(args: FloorArgs) -> Result<()> {
+    let signals = Signals::hold()?;
     let bench = Bench::set_up(&args)?;
     let mut stages: [Vec<u64>; STAGES] = Default::default();
     for round in 0..args.warmup + args.rounds {
+        signals.check()?;
         let measured = bench.round(round).with_context(|| format!("round {round}"))?;
         if round < args.warmup {
             continue;
@@ -87,16 +89,21 @@ pub fn run(args: FloorArgs) -> Result<()> {
         let numbers = NAMES.iter().zip(measured).map(|(name, us)| (format!("{name}_us"), json!(us)));
         let mut line: Map<String, Value> = numbers.collect();
         line.insert("round".to_owned(), json!(round - args.warmup));
-        println!("{}", Value::from(line));
+        tell(&Value::from(line))?;
         stages.iter_mut().zip(measured).for_each(|(stage, us)| stage.push(us));
     }
     let medians: Map<String, Value> =
         NAMES.iter().zip(stages).map(|(name, samples)| ((*name).to_owned(), json!(median_ms(samples)))).collect();
-    println!("{}", json!({ "rounds": args.rounds, "p50_ms": medians }));
+    tell(&json!({ "rounds": args.rounds, "p50_ms": medians }))?;
     if args.hold > 0 {
-        println!("{}", json!({ "available": bench.hold(args.hold)? }));
+        tell(&json!({ "available": bench.hold(args.hold, &signals)? }))?;
     }
     Ok(())
+}
+
+/// A line for whoever measures. If nobody does any more, that is an error and not the end of this process, which has to clean up.
+fn tell(line: &Value) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("write the results")
 }
 
 fn median_ms(mut samples_us: Vec<u64>) -> Option<f64> {
@@ -142,7 +149,8 @@ impl Bench {
         let scratch = scratch.context("make a folder for the overlays")?;
 
         let host = Hierarchies::discover()?;
-        let path = CgroupPath::new(format!("/podbox-floor-{}", std::process::id()))?;
+        let path = CgroupPath::new(format!("/{}{}", cgroups::PREFIX, std::process::id()))?;
+        cgroups::remove_abandoned(&host, &path)?;
         let own = OwnCgroups(Cgroup::create(&host, &path)?.0);
         let directories = Directories::below(&host, &path)?;
 
@@ -184,14 +192,15 @@ impl Bench {
     }
 
     /// Pods, and how many bytes the host had available then.
-    fn hold(&self, pods: u32) -> Result<Vec<(u32, u64)>> {
+    fn hold(&self, pods: u32, signals: &Signals) -> Result<Vec<(u32, u64)>> {
         let available = || memory("MemAvailable").context("the host tells no MemAvailable");
-        std::thread::sleep(SETTLE);
+        signals.check_for(SETTLE)?;
         let (mut held, mut looks) = (Vec::new(), vec![(0, available()?)]);
         for number in 1..=pods {
+            signals.check()?;
             held.push(self.start(&format!("h{number}"))?.0);
             if number % pods.div_ceil(HOLD_STEPS) == 0 || number == pods {
-                std::thread::sleep(SETTLE);
+                signals.check_for(SETTLE)?;
                 looks.push((number, available()?));
             }
         }

@@ -8,6 +8,28 @@ use std::path::{Path, PathBuf};
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 const CONTROLLERS: &str = "cgroup.subtree_control";
 
+/// Of the names of benches' cgroups; what follows is the process.
+pub(super) const PREFIX: &str = "podbox-floor-";
+
+/// Removes the cgroups of benches that were killed: the process of the name is gone. What they had started went with them, so that one with
+/// a process in it is somebody else's, and stays. They stand beside this one's.
+pub(super) fn remove_abandoned(host: &Hierarchies, own: &CgroupPath) -> Result<()> {
+    let own = Cgroup::at(host, own).entry();
+    for root in own.v1.iter().chain(&own.unified).filter_map(|directory| directory.parent()) {
+        for entry in fs::read_dir(root).with_context(|| format!("list {}", root.display()))? {
+            let name = entry.with_context(|| format!("list {}", root.display()))?.file_name();
+            let Some(process) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|id| id.parse::<u32>().ok()) else {
+                continue;
+            };
+            if !Path::new(&format!("/proc/{process}")).exists() {
+                let cgroup = Cgroup::at(host, &CgroupPath::new(format!("/{PREFIX}{process}"))?);
+                let _is_somebody_elses = cgroup.remove();
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The bench's directory in each hierarchy, with what is read from them once.
 pub(super) struct Directories {
     unified: Option<PathBuf>,
