@@ -91,7 +91,8 @@ async fn the_runtimes_programs_cannot_be_overwritten_from_within() -> Result<()>
 /// Descriptors of the runtime as working directories: `/proc/self/fd/N`, as the request says it, as the image does, and by a link
 /// that a container puts in place of the directory it has, for the next command.
 ///
-/// Seen to fail: with links followed as the kernel does by itself (no `RESOLVE_IN_ROOT`), a container started in descriptor 21.
+/// Seen to fail: with links followed as the kernel does by itself (no `RESOLVE_IN_ROOT`), a container started in descriptor 21; and in
+/// descriptor 20 with the look at where the kernel says that this is off as well.
 #[tokio::test]
 async fn a_working_directory_that_is_a_descriptor_of_the_runtimes_leads_nowhere() -> Result<()> {
     let daemon = Daemon::for_test().await?;

@@ -26,6 +26,12 @@ fn all_sets(pid: i32) -> Result<[u64; 5]> {
     Ok(sets)
 }
 
+/// The same of a command in a container.
+async fn sets_of_a_command(container: &Container) -> Result<Vec<u64>> {
+    let within = container.sh("grep ^Cap /proc/self/status | cut -f2").await?;
+    Ok(within.lines().map(|set| u64::from_str_radix(set, 16)).collect::<Result<_, _>>()?)
+}
+
 fn with_capabilities(name: &str, add: &[&str], drop: &[&str]) -> ContainerSpec {
     ContainerSpec::sleeper(name).security(|security| {
         let capability = security.capabilities.get_or_insert_default();
@@ -52,26 +58,31 @@ async fn capabilities_are_exactly_the_default_set_with_what_is_added_and_dropped
         let container = pod.run(&with_capabilities(name, add, drop)).await?;
         let sets = all_sets(container.pid().await?)?;
         assert_eq!(sets, [0, want, want, want, 0], "{name}: {sets:x?}");
-        let within = container.sh("grep ^Cap /proc/self/status | cut -f2").await?;
-        let of_exec: Vec<u64> = within.lines().map(|set| u64::from_str_radix(set, 16)).collect::<Result<_, _>>()?;
-        assert_eq!(of_exec, [0, want, want, want, 0], "{name}: a command run in it has the same");
+        assert_eq!(sets_of_a_command(&container).await?, [0, want, want, want, 0], "{name}: a command run in it has the same");
     }
     assert_refused(pod.create(&with_capabilities("unknown", &["FLY"], &[])).await, Code::InvalidArgument, &["FLY"]);
     Ok(())
 }
 
-/// A user that is not root has what is ambient, and programs that it starts have it, too.
+/// A user that is not root has what is ambient, and programs that it starts have it, too; and nothing of what its container may have beside that,
+/// which a program whose file has inheritable capabilities would get of an inheritable set.
+///
+/// Seen to fail: with what is permitted inheritable as well, the container had its fourteen in that set.
 #[tokio::test]
 async fn ambient_capabilities_are_kept_by_whoever_is_not_root() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("ambient")).await?;
-    let spec = with_capabilities("a", &[], &["ALL"]).security(|security| {
-        security.run_as_user = Some(v1::Int64Value { value: 1000 });
-        security.capabilities.get_or_insert_default().add_ambient_capabilities = words(&["CHOWN"]);
-    });
-    let container = pod.run(&spec).await?;
-    assert_eq!(all_sets(container.pid().await?)?, [CHOWN; 5]);
-    assert_eq!(container.exec(&["/bin/chown", "0", "/tmp"]).await?.code, 0);
+    for (name, drop, bounding) in [("a", &["ALL"][..], CHOWN), ("more", &[], DEFAULT)] {
+        let spec = with_capabilities(name, &[], drop).security(|security| {
+            security.run_as_user = Some(v1::Int64Value { value: 1000 });
+            security.capabilities.get_or_insert_default().add_ambient_capabilities = words(&["CHOWN"]);
+        });
+        let container = pod.run(&spec).await?;
+        let want = [CHOWN, CHOWN, CHOWN, bounding, CHOWN];
+        assert_eq!(all_sets(container.pid().await?)?, want, "{name}");
+        assert_eq!(sets_of_a_command(&container).await?, want, "{name}: a command run in it has the same");
+        assert_eq!(container.exec(&["/bin/chown", "0", "/tmp"]).await?.code, 0);
+    }
     Ok(())
 }
 
@@ -246,6 +257,8 @@ async fn users_and_groups_are_as_image_and_request_say() -> Result<()> {
     Ok(())
 }
 
+/// Seen to fail: with numbers cut to 32 bits where requests are read, -1 came as far as the image's users, where it is refused without the
+/// field's name.
 #[tokio::test]
 async fn users_that_cannot_be_are_refused() -> Result<()> {
     let daemon = Daemon::for_test().await?;

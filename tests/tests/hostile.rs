@@ -89,6 +89,8 @@ async fn a_monitor_that_hangs_does_not_hold_up_its_pods_end() -> Result<()> {
 }
 
 /// The caller's patience may end while the command is still being started.
+///
+/// Seen to fail: with nothing done when a call is dropped, the commands ran on.
 #[tokio::test]
 async fn a_command_whose_caller_gives_up_does_not_run_on() -> Result<()> {
     let daemon = Daemon::for_test().await?;

@@ -54,6 +54,7 @@ fn describe(directory: &Path) -> Vec<String> {
     lines
 }
 
+/// Seen to fail: with links followed as the kernel does by itself (no `RESOLVE_IN_ROOT`), a file below a link was written outside.
 #[test]
 fn nothing_leaves_the_layer() {
     let fixture = Fixture::new();

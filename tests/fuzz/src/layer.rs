@@ -1,6 +1,4 @@
 //! Layers of images: whatever stands in one, nothing beside the store is made, changed or removed, and nothing half-made stays.
-//!
-//! Seen to fail: with names in a layer looked up without `RESOLVE_IN_ROOT`, within a second.
 
 use crate::cursor::Cursor;
 use podbox_image::{Digest, ImageStore};

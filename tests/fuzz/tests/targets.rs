@@ -53,6 +53,7 @@ fn fuzz(name: &str, target: Target) {
     println!("{name}: {cases} cases in {} s", began.elapsed().as_secs());
 }
 
+/// Seen to fail: with links followed as the kernel does by itself (no `RESOLVE_IN_ROOT`), within a second.
 #[test]
 fn layers_are_unpacked_or_refused_and_stay_where_they_belong() {
     finds_nothing("layer");
