@@ -13,6 +13,7 @@ pub mod apparmor;
 pub mod binary;
 pub mod census;
 pub mod client;
+pub mod crictl;
 pub mod daemon;
 pub mod executions;
 pub mod expect;
@@ -35,6 +36,7 @@ pub mod wait;
 
 pub use census::Census;
 pub use client::Client;
+pub use crictl::Crictl;
 pub use daemon::{Daemon, DaemonOptions};
 pub use expect::assert_refused;
 pub use image::TestImage;

@@ -2,51 +2,28 @@
 
 use anyhow::{Context, Result, ensure};
 use podbox_tests::network::NetworkNamespace;
-use podbox_tests::{Container, ContainerSpec, Daemon, Pod, PodSpec, host, wait};
+use podbox_tests::{Container, ContainerSpec, Crictl, Daemon, Pod, PodSpec, wait};
 use sha2::{Digest, Sha256};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 
-struct Crictl {
-    program: PathBuf,
+struct Scene {
+    crictl: Crictl,
     daemon: Daemon,
     pod: Pod,
     container: Container,
 }
 
-impl Crictl {
-    /// With a container that waits; `None`: there is nothing to build it with.
+impl Scene {
+    /// With a container that waits; `None`: there is nothing to build crictl with.
     async fn with(spec: &ContainerSpec) -> Result<Option<Self>> {
-        let Some(program) = host::crictl()? else {
-            host::lacks("Go, to build crictl with");
-            return Ok(None);
-        };
         let daemon = Daemon::for_test().await?;
+        let Some(crictl) = Crictl::of(&daemon)? else { return Ok(None) };
         let pod = daemon.run_pod(&PodSpec::new("crictl")).await?;
         let container = pod.run(spec).await?;
-        Ok(Some(Self { program, daemon, pod, container }))
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let endpoint = format!("unix://{}", self.daemon.socket().display());
-        let mut command = Command::new(&self.program);
-        command
-            .args(["--config", "/dev/null", "--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint, "--timeout", "60s"])
-            .args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Starts it where the stream server is reached.
-    fn spawn(&self, mut command: Command) -> Result<Child> {
-        self.daemon.network().run(|| Ok(command.spawn()?))
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<Output> {
-        Ok(self.spawn(self.command(arguments))?.wait_with_output()?)
+        Ok(Some(Self { crictl, daemon, pod, container }))
     }
 }
 
@@ -56,17 +33,17 @@ fn text(output: &Output) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_with_input_output_exit_codes_and_a_terminal() -> Result<()> {
-    let Some(crictl) = Crictl::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
-    let id = crictl.container.id.clone();
+    let Some(scene) = Scene::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
+    let id = scene.container.id.clone();
     for transport in TRANSPORTS {
-        let output = crictl.run(&["exec", "-r", transport, &id, "/bin/sh", "-c", "echo out; echo err >&2"])?;
+        let output = scene.crictl.output(&["exec", "-r", transport, &id, "/bin/sh", "-c", "echo out; echo err >&2"])?;
         assert!(output.status.success() && text(&output) == ("out\n".into(), "err\n".into()), "{transport}: {output:?}");
-        let output = crictl.run(&["exec", "-r", transport, &id, "/bin/sh", "-c", "exit 7"])?;
+        let output = scene.crictl.output(&["exec", "-r", transport, &id, "/bin/sh", "-c", "exit 7"])?;
         assert!(!output.status.success() && text(&output).1.contains("exit code 7"), "{output:?}");
-        let output = crictl.run(&["exec", "-r", transport, &id, "/bin/no-such"])?;
+        let output = scene.crictl.output(&["exec", "-r", transport, &id, "/bin/no-such"])?;
         assert!(!output.status.success() && text(&output).1.contains("/bin/no-such"), "{transport}: {output:?}");
-        let mut command = crictl.command(&["exec", "-r", transport, "-i", &id, "/bin/cat"]);
-        let mut child = crictl.spawn({
+        let mut command = scene.crictl.command(&["exec", "-r", transport, "-i", &id, "/bin/cat"]);
+        let mut child = scene.crictl.spawn({
             command.stdin(Stdio::piped());
             command
         })?;
@@ -74,13 +51,13 @@ async fn exec_with_input_output_exit_codes_and_a_terminal() -> Result<()> {
         let output = child.wait_with_output()?;
         assert!(output.status.success() && text(&output).0 == "through and back\n", "{transport}: {output:?}");
         // It wants a terminal of its own, which `script` makes.
-        let inner = crictl.command(&["exec", "-r", transport, "-it", &id, "/bin/sh", "-c", "'test -t 1 && tty'"]);
+        let inner = scene.crictl.command(&["exec", "-r", transport, "-it", &id, "/bin/sh", "-c", "'test -t 1 && tty'"]);
         let words: Vec<_> = std::iter::once(inner.get_program()).chain(inner.get_args()).map(|word| word.to_string_lossy()).collect();
         let mut command = Command::new("script");
         command.args(["-q", "-e", "-c", &words.join(" "), "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = crictl.spawn(command)?.wait_with_output()?;
+        let output = scene.crictl.spawn(command)?.wait_with_output()?;
         assert!(output.status.success() && text(&output).0.contains("/dev/pts/0"), "{transport}: {output:?}");
-        let output = crictl.run(&["exec", "-s", &id, "/bin/echo", "sync"])?;
+        let output = scene.crictl.output(&["exec", "-s", &id, "/bin/echo", "sync"])?;
         assert!(output.status.success() && text(&output).0.starts_with("sync\n"), "{output:?}");
     }
     Ok(())
@@ -92,10 +69,10 @@ async fn attach_sees_the_output_and_ends_with_the_input() -> Result<()> {
         let spec = ContainerSpec::shell("a", "while read line; do echo said $line; done; echo over").with(|config| {
             (config.stdin, config.stdin_once) = (true, true);
         });
-        let Some(crictl) = Crictl::with(&spec).await? else { return Ok(()) };
-        let mut command = crictl.command(&["attach", "-r", transport, "-i", &crictl.container.id]);
+        let Some(scene) = Scene::with(&spec).await? else { return Ok(()) };
+        let mut command = scene.crictl.command(&["attach", "-r", transport, "-i", &scene.container.id]);
         command.stdin(Stdio::piped());
-        let mut child = crictl.spawn(command)?;
+        let mut child = scene.crictl.spawn(command)?;
         let mut input = child.stdin.take().context("input")?;
         let mut output = BufReader::new(child.stdout.take().context("output")?);
         input.write_all(b"hello\n")?;
@@ -107,7 +84,7 @@ async fn attach_sees_the_output_and_ends_with_the_input() -> Result<()> {
         output.read_to_string(&mut rest)?;
         assert_eq!(rest, "over\n", "{transport}");
         assert!(child.wait()?.success(), "{transport}");
-        assert_eq!(crictl.container.exit_code().await?, 0, "{transport}");
+        assert_eq!(scene.container.exit_code().await?, 0, "{transport}");
     }
     Ok(())
 }
@@ -115,8 +92,8 @@ async fn attach_sees_the_output_and_ends_with_the_input() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ports_are_forwarded() -> Result<()> {
     for transport in TRANSPORTS {
-        let Some(crictl) = Crictl::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
-        let network = NetworkNamespace::of_process(crictl.pod.pause_pid().await?)?;
+        let Some(scene) = Scene::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
+        let network = NetworkNamespace::of_process(scene.pod.pause_pid().await?)?;
         let listener = network.run(|| Ok(std::net::TcpListener::bind("127.0.0.1:8080")?))?;
         std::thread::spawn(move || -> io::Result<()> {
             for connection in listener.incoming() {
@@ -126,13 +103,13 @@ async fn ports_are_forwarded() -> Result<()> {
             }
             Ok(())
         });
-        let mut child = crictl.spawn(crictl.command(&["port-forward", "-r", transport, &crictl.pod.id, "18080:8080"]))?;
+        let mut child = scene.crictl.spawn(scene.crictl.command(&["port-forward", "-r", transport, &scene.pod.id, "18080:8080"]))?;
         let mut said = BufReader::new(child.stdout.take().context("output")?);
         let mut line = String::new();
         said.read_line(&mut line)?;
         assert!(line.contains("18080"), "{transport}: {line}");
         for _ in 0..3 {
-            let answer = crictl.daemon.network().run(|| {
+            let answer = scene.daemon.network().run(|| {
                 let mut connection = std::net::TcpStream::connect("127.0.0.1:18080")?;
                 connection.set_read_timeout(Some(wait::DEADLINE))?;
                 connection.write_all(b"there and back")?;
@@ -152,14 +129,14 @@ async fn ports_are_forwarded() -> Result<()> {
 /// Files through `cat`, in each direction: one of a gigabyte over SPDY.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_files_go_in_and_come_out_the_same() -> Result<()> {
-    let Some(crictl) = Crictl::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
-    let id = crictl.container.id.clone();
+    let Some(scene) = Scene::with(&ContainerSpec::sleeper("a")).await? else { return Ok(()) };
+    let id = scene.container.id.clone();
     // Blocks that tell where they stand.
     let block = |at: usize| -> Vec<u8> { at.to_le_bytes().into_iter().cycle().take(1 << 20).collect() };
     for (transport, blocks) in TRANSPORTS.into_iter().zip([1024, 128]) {
-        let mut command = crictl.command(&["exec", "-r", transport, "-i", &id, "/bin/sh", "-c", "cat > /data"]);
+        let mut command = scene.crictl.command(&["exec", "-r", transport, "-i", &id, "/bin/sh", "-c", "cat > /data"]);
         command.stdin(Stdio::piped());
-        let mut child = crictl.spawn(command)?;
+        let mut child = scene.crictl.spawn(command)?;
         let mut input = child.stdin.take().context("input")?;
         let mut sent = Sha256::new();
         for at in 0..blocks {
@@ -172,9 +149,9 @@ async fn large_files_go_in_and_come_out_the_same() -> Result<()> {
         ensure!(output.status.success(), "{transport}: {output:?}");
         let sent = sent.finalize();
         let hex: String = sent.iter().map(|byte| format!("{byte:02x}")).collect();
-        let there = crictl.container.exec_within(&["/bin/sha256sum", "/data"], 0).await?;
+        let there = scene.container.exec_within(&["/bin/sha256sum", "/data"], 0).await?;
         assert!(there.stdout.starts_with(hex.as_bytes()), "{transport}: {there:?}");
-        let mut child = crictl.spawn(crictl.command(&["exec", "-r", transport, &id, "/bin/cat", "/data"]))?;
+        let mut child = scene.crictl.spawn(scene.crictl.command(&["exec", "-r", transport, &id, "/bin/cat", "/data"]))?;
         let mut output = child.stdout.take().context("output")?;
         let (mut received, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
         loop {
