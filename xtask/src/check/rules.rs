@@ -129,6 +129,7 @@ pub(super) const TOP_LEVEL: &[&str] = &[
     "Cargo.toml",
     "LICENSE",
     "README.md",
+    "docs",
     "netns",
     "pause",
     "proto",
