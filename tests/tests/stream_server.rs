@@ -185,7 +185,8 @@ async fn commands_run_over_websockets() -> Result<()> {
     socket.send(Message::Binary(Bytes::from_static(&[255, 0]))).await?;
     let (said, code) = channels(&mut socket).await?;
     assert_eq!((&*said[1], code), (&b"hello you\nended\n"[..], Some(1000)));
-    let url = exec_url(&daemon, &container, &["/bin/sh", "-c", "until stty size | grep '37 101'; do :; done"], TERMINAL).await?;
+    let url =
+        exec_url(&daemon, &container, &["/bin/sh", "-c", "until stty size 2>/dev/null | grep '37 101'; do :; done"], TERMINAL).await?;
     let mut socket = websocket(&daemon, &url, "v5.channel.k8s.io").await?;
     socket.send(Message::Binary(Bytes::from_static(b"\x04{\"Width\":101,\"Height\":37}"))).await?;
     assert_eq!(channels(&mut socket).await?.0[1], b"37 101\r\n");
