@@ -9,7 +9,8 @@
 //!
 //! Runs in a process of its own, since `clone3` wants a single thread. Everything is private: a network namespace stands in for
 //! the host's, cgroups are below one of its own, and all of it goes when the run ends, well or not, also by a signal and where nobody reads
-//! any more what it prints; what one that was killed has left, the next takes away. Prints one JSON object a round, in microseconds (`sandbox_us` …), and one with the medians: `{"rounds": N, "p50_ms": {"sandbox": …}}`. Asked to hold pods,
+//! any more what it prints; what one that was killed has left, the next takes away. Prints one JSON object a round, in microseconds
+//! (`sandbox_us` …), and one with the medians: `{"rounds": N, "p50_ms": {"sandbox": …}}`. Asked to hold pods,
 //! it starts so many more that only wait, and prints what the host had available on the way, in bytes: `{"available": [[PODS, BYTES], …]}`.
 mod cgroups;
 mod child;
