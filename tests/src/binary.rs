@@ -38,9 +38,23 @@ pub fn podbox(profile: Profile) -> Result<PathBuf> {
     cell.get_or_init(|| build(profile).map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
 }
 
-fn build(profile: Profile) -> Result<PathBuf> {
+/// cargo in the workspace, the one that started this program, without what that told this program of the package it is of: the
+/// environment is part of what some build scripts depend on, and all that follows from them would be built anew for every caller.
+#[must_use]
+pub fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace()).args(["build", "--quiet", "--package", "podbox", "--bin", "podbox"]);
+    for (name, _) in env::vars_os() {
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|of_a_package| name.to_string_lossy().starts_with(of_a_package)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(workspace());
+    cargo
+}
+
+fn build(profile: Profile) -> Result<PathBuf> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--quiet", "--package", "podbox", "--bin", "podbox"]);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     if profile == Profile::Release {
         cargo.arg("--release");

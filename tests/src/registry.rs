@@ -57,11 +57,31 @@ impl Registry {
     /// It cannot be installed or started.
     pub async fn start(network: &NetworkNamespace, port: u16, options: RegistryOptions, content: &Content) -> Result<Self> {
         let program = host::docker_registry()?;
-        let directory = tempfile::Builder::new().prefix("podbox-registry-").tempdir().context("make a directory")?;
-        content.store(&directory.path().join("store"))?;
+        let directory = directory()?;
+        let store = directory.path().join("store");
+        content.store(&store)?;
+        Self::start_in(directory, &program, network, port, options, &store).await
+    }
+
+    /// Starts one, of a program that is there, on what [`Content::store`] has written before, which it only reads.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn serve(program: &Path, network: &NetworkNamespace, port: u16, store: &Path) -> Result<Self> {
+        Self::start_in(directory()?, program, network, port, RegistryOptions::default(), store).await
+    }
+
+    async fn start_in(
+        directory: TempDir,
+        program: &Path,
+        network: &NetworkNamespace,
+        port: u16,
+        options: RegistryOptions,
+        store: &Path,
+    ) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let authority = if options.tls { Some(Authority::new()?) } else { None };
-        let config = config(directory.path(), address, options, authority.as_ref())?;
+        let config = config(directory.path(), store, address, options, authority.as_ref())?;
         let log = File::create(directory.path().join("log")).context("make the registry's log")?;
         let mut command = Command::new(program);
         command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(log.try_clone().context("share the log")?).stderr(log);
@@ -121,11 +141,15 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-fn config(directory: &Path, address: SocketAddr, options: RegistryOptions, authority: Option<&Authority>) -> Result<PathBuf> {
+fn directory() -> Result<TempDir> {
+    tempfile::Builder::new().prefix("podbox-registry-").tempdir().context("make a directory")
+}
+
+fn config(directory: &Path, store: &Path, address: SocketAddr, options: RegistryOptions, authority: Option<&Authority>) -> Result<PathBuf> {
     let at = |name: &str| directory.join(name).display().to_string();
     let mut text = format!(
         "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: {address}\n  secret: test\n",
-        at("store")
+        store.display()
     );
     if let Some(authority) = authority {
         let own = authority.issue("registry", "IP:127.0.0.1")?;

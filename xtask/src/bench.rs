@@ -6,6 +6,7 @@
 //! clients   pods from several clients at once
 //! images    a large image from a registry on loopback, beside skopeo and tar
 //! streams   a gigabyte of a command's output, beside a pipe and a socket
+//! critest   what critest's own benchmark finds, where there is Go
 //! idle      pods that only wait: memory of each, processor time of all, and how long lists take
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! private, as in the demo. Prints tables and writes the same as JSON.
 
 mod baseline;
+mod critest;
 mod cycle;
 pub(crate) mod floor;
 mod idle;
@@ -74,6 +76,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let options = DaemonOptions { binary: Some(podbox), log_level: "info".to_owned(), ..DaemonOptions::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start tokio")?;
     let report = runtime.block_on(interrupt::or_else(measure(args, options)))?;
+    eprintln!("==> critest's own benchmark");
+    let report = report.with_critest(critest::measure()?);
     report.print(Colours::of_stdout());
     std::fs::write(&json, format!("{:#}\n", serde_json::to_value(&report)?)).with_context(|| format!("write {}", json.display()))?;
     println!("\nwritten to {}", json.display());

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 /// How what is built is optimised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,17 +24,7 @@ struct Target {
     name: String,
 }
 
-/// cargo in the workspace, as the one that started this program.
-pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace());
-    command
-}
-
-/// The workspace's root.
-pub(crate) fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
-}
+pub(crate) use podbox_tests::binary::{cargo, workspace};
 
 /// Where cargo puts what it builds.
 ///

@@ -1,47 +1,62 @@
-//! `cargo xtask conformance`: the CRI's own validation suite, critest, against podbox.
-//!
-//! ```text
-//! a network namespace:  docker-registry with the specs' images ◄── podbox ◄── critest
-//! ```
+//! `cargo xtask conformance`: the CRI's own validation suite, critest, against podbox, on this machine and on Debian's kernel with cgroup v2
+//! and AppArmor, in a guest ([`guest`]).
 //!
 //! What each spec comes to is held against `tests/conformance/expected.toml`: what is not named there must pass, and what is named there must
-//! do as it says ([`specs`]). What critest and podbox print is kept below `target/conformance`.
+//! do as it says ([`specs`]). What critest and podbox print here is kept below `target/conformance`.
 
+mod guest;
 mod images;
 mod specs;
+pub(crate) mod suite;
 
 use crate::build::{self, Profile};
-use crate::setup;
-use anyhow::{Context, Result, bail, ensure};
-use podbox_tests::{Daemon, DaemonOptions, Registry, RegistryOptions, host};
+use crate::{setup, vm};
+use anyhow::{Context, Result, ensure};
+pub(crate) use guest::InGuestArgs;
 use specs::{Expected, Report};
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::fmt;
+use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
+use suite::{Parts, Suite};
 
-const PORT: u16 = 5000;
-/// Where the specs' images would come from.
-const REGISTRIES: [&str; 3] = ["registry.k8s.io", "gcr.io", "k8s.gcr.io"];
-/// More than a run takes on a busy machine.
-const TIME_MAX: Duration = Duration::from_secs(30 * 60);
-const PAUSE: Duration = Duration::from_millis(200);
+/// What is expected of the specs, below the workspace's root.
+const EXPECTED: &str = "tests/conformance/expected.toml";
 
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConformanceArgs {
-    /// Only specs whose names match this regular expression; what is expected of others is not looked at.
+    #[command(flatten)]
+    specs: SpecArgs,
+    /// Only here or only there.
     #[arg(long)]
-    focus: Option<String>,
-    /// Only over this kind of streams; by default all specs over SPDY, and those that stream over WebSockets as well.
-    #[arg(long)]
-    streams: Option<Streams>,
-    /// How often.
+    on: Option<Place>,
+    /// How often on this machine.
     #[arg(long, default_value_t = 1)]
     repeat: u32,
     /// Of the binary without optimisations, which is built faster.
     #[arg(long)]
     debug: bool,
+}
+
+/// Which specs, and how.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct SpecArgs {
+    /// Only specs whose names match this regular expression; what is expected of others is not looked at.
+    #[arg(long)]
+    focus: Option<String>,
+    /// Only over this kind of streams; by default all specs over each.
+    #[arg(long)]
+    streams: Option<Streams>,
+}
+
+/// Where podbox runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Place {
+    /// On this machine.
+    Machine,
+    /// In a guest with cgroup v2 and AppArmor.
+    Guest,
 }
 
 /// How critest executes, attaches and forwards ports.
@@ -54,18 +69,32 @@ enum Streams {
 }
 
 impl Streams {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Spdy => "spdy",
-            Self::Websocket => "websocket",
-        }
-    }
-
     fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Spdy => &[],
             Self::Websocket => &["-websocket-exec", "-websocket-attach", "-websocket-portforward"],
         }
+    }
+}
+
+impl fmt::Display for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Spdy => "spdy",
+            Self::Websocket => "websocket",
+        })
+    }
+}
+
+impl SpecArgs {
+    fn streams(&self) -> impl Iterator<Item = Streams> {
+        let only = self.streams;
+        [Streams::Spdy, Streams::Websocket].into_iter().filter(move |streams| only.is_none_or(|only| only == *streams))
+    }
+
+    fn flags(&self, streams: Streams) -> Vec<String> {
+        let focus = self.focus.iter().map(|focus| format!("-ginkgo.focus={focus}"));
+        streams.flags().iter().map(|flag| (*flag).to_owned()).chain(focus).collect()
     }
 }
 
@@ -75,123 +104,75 @@ impl Streams {
 /// There is no Go to build critest with; a part cannot be made; a spec does not come to what is expected.
 pub(crate) fn run(args: &ConformanceArgs) -> Result<()> {
     setup::ensure_ready()?;
-    let critest =
-        host::critest()?.context("critest is a Go program, and this machine has no `go` (1.26 or newer) in its PATH to build it with")?;
     let profile = if args.debug { Profile::Dev } else { Profile::Release };
-    let binary = build::program("podbox", "podbox", profile)?;
-    let folder = build::workspace().join("target/conformance");
-    let expected = Expected::read(&build::workspace().join("tests/conformance/expected.toml"))?;
-    let runtime = tokio::runtime::Runtime::new().context("start the asynchronous runtime")?;
+    let parts = Parts::make(profile)?
+        .context("critest is a Go program, and this machine has no `go` (1.26 or newer) in its PATH to build it with")?;
+    suite::leave_ipc_namespace()?;
+    let in_guest = match args.on {
+        Some(Place::Machine) => false,
+        None if !vm::CAN_BOOT => {
+            eprintln!("not run: the specs in a guest, which is made on x86_64 only");
+            false
+        }
+        None | Some(Place::Guest) => true,
+    };
+    // Both wait more than they work.
+    let (here, there) = thread::scope(|scope| {
+        let there = in_guest.then(|| scope.spawn(|| guest::run(&parts, &args.specs)));
+        let here = if args.on == Some(Place::Guest) { Ok(()) } else { on_this_machine(&parts, args) };
+        (here, there.map_or(Ok(()), |there| there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+    });
+    match (here, there) {
+        (Err(here), Err(there)) => Err(there.context(format!("{here:#}; and in a guest"))),
+        (here, there) => here.and(there),
+    }
+}
+
+fn on_this_machine(parts: &Parts, args: &ConformanceArgs) -> Result<()> {
+    let expected = Expected::read(&build::workspace().join(EXPECTED))?;
+    let folder = suite::folder();
     let mut faults = Vec::new();
     for round in 1..=args.repeat {
-        for streams in [Streams::Spdy, Streams::Websocket] {
-            if args.streams.is_some_and(|only| only != streams) {
-                continue;
-            }
-            let name = format!("{}-{round}", streams.name());
-            eprintln!("run {round} of {}, over {}", args.repeat, streams.name());
-            let started = Instant::now();
-            let report = runtime.block_on(run_once(&critest, &binary, &folder, &name, args, streams))?;
-            println!("{name}: {report}; {} s", started.elapsed().as_secs());
-            faults.extend(expected.faults(&report, args.focus.is_some()).into_iter().map(|fault| format!("{name}: {fault}")));
+        for streams in args.specs.streams() {
+            eprintln!("run {round} of {}, over {streams}", args.repeat);
+            let (said, found) = run_once(parts, &folder, &format!("{streams}-{round}"), &args.specs, streams, &expected)?;
+            println!("{said}");
+            faults.extend(found);
         }
     }
-    for fault in &faults {
-        println!("{fault}");
-    }
-    ensure!(
-        faults.is_empty(),
-        "{} specs did not come to what tests/conformance/expected.toml says; logs are in {}",
-        faults.len(),
-        folder.display()
-    );
+    faults.iter().for_each(|fault| println!("{fault}"));
+    ensure!(faults.is_empty(), "{} specs did not come to what {EXPECTED} says; logs are in {}", faults.len(), folder.display());
     Ok(())
 }
 
-async fn run_once(critest: &Path, binary: &Path, folder: &Path, name: &str, args: &ConformanceArgs, streams: Streams) -> Result<Report> {
-    let hosts = tempfile::tempdir().context("make a directory for hosts.toml")?;
-    let mirror = format!("server = \"http://127.0.0.1:{PORT}\"\n[host.\"http://127.0.0.1:{PORT}\"]\n");
-    for registry in REGISTRIES {
-        let folder = hosts.path().join(registry);
-        std::fs::create_dir(&folder).and_then(|()| std::fs::write(folder.join("hosts.toml"), &mirror)).context("write hosts.toml")?;
-    }
-    let options = DaemonOptions {
-        binary: Some(binary.to_owned()),
-        more_config: format!("[image]\nhosts_dir = {:?}\n", hosts.path()),
-        ..DaemonOptions::default()
-    };
-    let content = images::all(folder)?;
-    let daemon = Daemon::start(options).await?;
-    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?.quiet();
-    let outcome = critest_run(critest, folder, name, args, streams, &daemon);
-    std::fs::write(folder.join(format!("{name}.podbox.log")), daemon.log()).context("keep podbox's log")?;
-    std::fs::write(folder.join(format!("{name}.registry.log")), registry.log()).context("keep the registry's log")?;
-    outcome
-}
-
-fn critest_run(critest: &Path, folder: &Path, name: &str, args: &ConformanceArgs, streams: Streams, daemon: &Daemon) -> Result<Report> {
+/// One run of all specs that are asked for: what to say of it, and what is not as it is expected.
+fn run_once(
+    parts: &Parts,
+    folder: &Path,
+    name: &str,
+    args: &SpecArgs,
+    streams: Streams,
+    expected: &Expected,
+) -> Result<(String, Vec<String>)> {
+    /// More than a run takes on a busy machine.
+    const TIME_MAX: Duration = Duration::from_secs(30 * 60);
+    let started = Instant::now();
     let report = folder.join(format!("{name}.json"));
-    let log = folder.join(format!("{name}.log"));
     let _ = std::fs::remove_file(&report);
-    let endpoint = format!("unix://{}", daemon.socket().display());
-    let output = File::create(&log).context("make critest's log")?;
-    let mut command = Command::new(critest);
-    command.args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint, "-ginkgo.no-color", "-ginkgo.v"]);
-    command.arg(format!("-ginkgo.json-report={}", report.display())).args(streams.flags());
-    if let Some(focus) = &args.focus {
-        command.arg(format!("-ginkgo.focus={focus}"));
-    }
-    command.stdin(Stdio::null()).stdout(output.try_clone().context("share critest's log")?).stderr(output);
-    command.current_dir(folder);
-    let mut child = daemon.network().run(|| command.spawn().context("start critest"))?;
-    let end = Instant::now() + TIME_MAX;
-    let mut progress = Progress::new(&log);
-    let status = loop {
-        if let Some(status) = child.try_wait().context("look after critest")? {
-            break status;
-        }
-        if Instant::now() >= end {
-            let _ = child.kill();
-            let _ = child.wait();
-            bail!("critest takes more than {} s; its log is {}", TIME_MAX.as_secs(), log.display());
-        }
-        progress.show();
-        std::thread::sleep(PAUSE);
-    };
-    progress.end();
+    let mut flags = args.flags(streams);
+    flags.extend(["-ginkgo.v".to_owned(), format!("-ginkgo.json-report={}", report.display())]);
+    let suite = Suite::start(parts, folder, name)?;
+    let status = suite.critest(&flags, TIME_MAX)?;
     // Whether all passed is for the report to tell.
-    Report::read(&report).with_context(|| format!("critest ended with {status}; its log is {}", log.display()))
+    let report = Report::read(&report).with_context(|| format!("critest ended with {status}; its log is {}", suite.log().display()))?;
+    let faults = expected.faults(&report, args.focus.is_some()).into_iter().map(|fault| format!("{name}: {fault}")).collect();
+    Ok((format!("{name}: {report}; {} s", started.elapsed().as_secs()), faults))
 }
 
-/// How many specs have run, on a terminal.
-struct Progress {
-    log: PathBuf,
-    is_shown: bool,
-    last: usize,
-}
-
-impl Progress {
-    fn new(log: &Path) -> Self {
-        use std::io::IsTerminal;
-        Self { log: log.to_owned(), is_shown: std::io::stderr().is_terminal(), last: 0 }
-    }
-
-    fn show(&mut self) {
-        if !self.is_shown {
-            return;
-        }
-        // critest writes such a line after each spec.
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let count = text.lines().filter(|line| line.starts_with("------------------------------")).count();
-        if count != self.last {
-            self.last = count;
-            eprint!("\r{count} specs");
-        }
-    }
-
-    fn end(&self) {
-        if self.is_shown {
-            eprint!("\r{:20}\r", "");
-        }
-    }
+/// The command that runs in the guest.
+///
+/// # Errors
+/// A part is missing, or a spec does not come to what is expected.
+pub(crate) fn run_in_guest(args: &InGuestArgs) -> Result<()> {
+    guest::run_inside(args)
 }

@@ -38,6 +38,9 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run the CRI's own validation suite, critest, against podbox.
     Conformance(conformance::ConformanceArgs),
+    /// Run the specs of `conformance`, in a guest.
+    #[command(hide = true)]
+    ConformanceInGuest(conformance::InGuestArgs),
     /// Generate the committed code of podbox-proto.
     Codegen {
         /// Write nothing; fail where the committed code is not what would be written.
@@ -67,6 +70,7 @@ fn run(command: Command) -> Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => conformance::run(&args),
+        Command::ConformanceInGuest(args) => conformance::run_in_guest(&args),
         Command::Codegen { check } => codegen::run(check),
         Command::BenchFloor(args) => bench::floor::run(args),
     }

@@ -14,8 +14,7 @@ impl Colours {
     /// Of standard output: a terminal that can, and nobody set `NO_COLOR`.
     pub(crate) fn of_stdout() -> Self {
         let asked_for_none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        if std::io::stdout().is_terminal() && !asked_for_none && !dumb { Self::Used } else { Self::Unused }
+        if std::io::stdout().is_terminal() && !asked_for_none && !is_dumb() { Self::Used } else { Self::Unused }
     }
 
     /// `text` as it should look.
@@ -25,6 +24,15 @@ impl Colours {
             _ => text.to_owned(),
         }
     }
+}
+
+/// Whether standard error is a terminal on which a line can be overwritten, as progress is.
+pub(crate) fn overwrites_lines() -> bool {
+    std::io::stderr().is_terminal() && !is_dumb()
+}
+
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term == "dumb")
 }
 
 /// How a text looks.

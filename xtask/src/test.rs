@@ -51,13 +51,13 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 
 /// What became of the tests, and the programs that failed.
 fn on_this_machine(arguments: &[String]) -> Result<(Totals, Vec<String>)> {
-    build::program("podbox", "podbox", Profile::Dev)?;
+    let podbox = build::program("podbox", "podbox", Profile::Dev)?;
     if podbox_tests::host::crictl()?.is_none() {
         eprintln!("no crictl is built: this machine has no Go");
     }
     let programs = lanes::build()?;
     let skipped = tempfile::NamedTempFile::new().context("make a file for the names of tests that are skipped")?;
-    let environment = [(SKIPPED_FILE, skipped.path()), ("PODBOX_FUZZ_SECONDS", Path::new(FUZZ_SECONDS))];
+    let environment = [(SKIPPED_FILE, skipped.path()), ("PODBOX_BIN", podbox.as_path()), ("PODBOX_FUZZ_SECONDS", Path::new(FUZZ_SECONDS))];
     let mut totals = Totals::default();
     let mut failed = lanes::run(programs, &environment, arguments, |line| totals.add(line))?;
     let documented = build::cargo().args(["test", "--workspace", "--locked", "--doc", "--quiet", "--"]).args(arguments).output();

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! initramfs   busybox, modules, the guest's scripts and settings       made for each boot
-//! /dev/vda    Debian's systemd, D-Bus, AppArmor, nftables, iproute2 and libraries   made once: the guest's root, writes are thrown away
-//! /dev/vdb    podbox and the test programs                              made when they changed, read-only
+//! /dev/vda    Debian's systemd, D-Bus, AppArmor, nftables, … and libraries   made once: the guest's root, writes are thrown away
+//! /dev/vdb    podbox and the test programs, or what another job needs   made when they changed, read-only
 //! ttyS0       the kernel's log and the console, to a file
 //! ttyS1       what the test programs print, to standard output
 //! ```
@@ -28,16 +28,32 @@ use crate::totals::Totals;
 use crate::{build, setup};
 use anyhow::{Context, Result, anyhow, ensure};
 use guest::Guest;
+use programs::Programs;
 use report::Report;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Whether guests can be made here: their kernel and their machine are those of this architecture.
 pub(crate) const CAN_BOOT: bool = cfg!(target_arch = "x86_64");
 
 /// Two processors are what developers' smallest machines have, and CI's.
 const GUESTS_AT_ONCE: u8 = 2;
+
+/// A test program that runs longer hangs: it is aborted, and the next one runs.
+const PROGRAM_MAX: Duration = Duration::from_secs(600);
+
+/// Something to do in a guest.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// A word.
+    pub(crate) name: String,
+    /// A simple command, for a shell.
+    pub(crate) command: String,
+}
+
+/// What a guest finds below `/mnt`: files and folders by their paths there.
+pub(crate) type Payload = Vec<(String, PathBuf)>;
 
 /// Which guests to boot, and which tests to run in them.
 #[derive(Debug, clap::Args)]
@@ -136,29 +152,48 @@ pub(crate) fn boot_guests(args: &VmArgs) -> Result<Outcome> {
     setup::ensure_ready_for_guests()?;
     let folder = folder()?;
     let programs = programs::build()?;
-    let kernel = kernel::fetch(&folder)?;
-    let root = disk::root(&folder)?;
-    let payload = disk::payload(&folder, &programs)?;
-    let parts = Parts { folder: &folder, kernel: &kernel, programs: &programs, disks: [&root, &payload] };
+    let parts = Parts::new(folder, "payload", &programs.all(), args.keep)?;
     let started = Instant::now();
-    let outcome = Outcome(boot_all(args, &parts)?);
+    let outcome = Outcome(boot_all(args, &programs, &parts)?);
     // The last words of each, where the next guest's do not hide them.
     outcome.0.iter().for_each(|report| print!("{report}"));
     println!("all guests: {}; {} s", outcome.totals(), started.elapsed().as_secs());
     Ok(outcome)
 }
 
+/// Boots one guest with cgroup v2 that does this alone.
+///
+/// # Errors
+/// Something is missing and cannot be installed; the guest fails, or the job does.
+pub(crate) fn run_job(job: Job, program_max: Duration, payload: &Payload) -> Result<()> {
+    setup::ensure_ready_for_guests()?;
+    let parts = Parts::new(folder()?, &job.name, payload, false)?;
+    let report = boot(Guest::Plain(guest::Cgroup::V2), &[job], program_max, &parts, Instant::now())?;
+    print!("{report}");
+    Outcome(vec![report]).ensure_success()
+}
+
 /// What all guests are made of.
-struct Parts<'a> {
-    folder: &'a Path,
-    kernel: &'a kernel::Kernel,
-    programs: &'a programs::Programs,
-    disks: [&'a Path; 2],
+struct Parts {
+    folder: PathBuf,
+    /// Of the payload.
+    name: String,
+    kernel: kernel::Kernel,
+    disks: [PathBuf; 2],
+    keep: bool,
+}
+
+impl Parts {
+    fn new(folder: PathBuf, name: &str, payload: &Payload, keep: bool) -> Result<Self> {
+        let kernel = kernel::fetch(&folder)?;
+        let disks = [disk::root(&folder)?, disk::payload(&folder, name, payload)?];
+        Ok(Self { folder, name: name.to_owned(), kernel, disks, keep })
+    }
 }
 
 /// Boots each guest on the first thread that is free; the reports are in the guests' order. A guest that cannot be started is one that
 /// failed: what the others found is told all the same.
-fn boot_all(args: &VmArgs, parts: &Parts<'_>) -> Result<Vec<Report>> {
+fn boot_all(args: &VmArgs, programs: &Programs, parts: &Parts) -> Result<Vec<Report>> {
     let guests = args.guests();
     let next = AtomicUsize::new(0);
     let work = || {
@@ -167,7 +202,8 @@ fn boot_all(args: &VmArgs, parts: &Parts<'_>) -> Result<Vec<Report>> {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(guest) = guests.get(index) else { return reports };
             let started = Instant::now();
-            let report = boot(*guest, args, parts, started);
+            let jobs = programs.select(*guest, args.extent(), &args.filters);
+            let report = boot(*guest, &jobs, PROGRAM_MAX, parts, started);
             reports.push((index, report.unwrap_or_else(|error| Report::not_started(guest.to_string(), started, &error))));
         }
     };
@@ -183,17 +219,17 @@ fn boot_all(args: &VmArgs, parts: &Parts<'_>) -> Result<Vec<Report>> {
     Ok(reports.into_iter().map(|(_, report)| report).collect())
 }
 
-fn boot(guest: Guest, args: &VmArgs, parts: &Parts<'_>, started: Instant) -> Result<Report> {
+fn boot(guest: Guest, jobs: &[Job], program_max: Duration, parts: &Parts, started: Instant) -> Result<Report> {
     eprintln!("booting Linux {} with {guest}", parts.kernel.release);
-    let initramfs = parts.folder.join(format!("{}.cpio", guest.name()));
-    let selection = parts.programs.select(guest, args.extent(), &args.filters);
-    initramfs::write(&initramfs, parts.kernel, &guest.settings(&selection.filters), &selection.programs)?;
-    let console = parts.folder.join(format!("{}.console", guest.name()));
-    let machine = qemu::Machine { kernel: &parts.kernel.image, initramfs: &initramfs, disks: &parts.disks, console: &console };
+    let file = |kind| parts.folder.join(format!("{}-{}.{kind}", parts.name, guest.name()));
+    let (initramfs, console) = (file("cpio"), file("console"));
+    initramfs::write(&initramfs, &parts.kernel, &guest.settings(program_max), jobs)?;
+    let disks: Vec<&Path> = parts.disks.iter().map(PathBuf::as_path).collect();
+    let machine = qemu::Machine { kernel: &parts.kernel.image, initramfs: &initramfs, disks: &disks, console: &console };
     let mut report = Report::new(guest.to_string(), started);
     let ended = machine.run(&guest.kernel_arguments(), |line| report.take(line));
     report.ended(ended, &console);
-    if report.is_success() && !args.keep {
+    if report.is_success() && !parts.keep {
         // They tell nothing that is not in the report.
         let _ = std::fs::remove_file(&console);
         let _ = std::fs::remove_file(&initramfs);

@@ -180,7 +180,7 @@ impl Content {
     }
 
     /// Writes all of it where `docker-registry` looks for it.
-    pub(super) fn store(&self, directory: &Path) -> Result<()> {
+    pub fn store(&self, directory: &Path) -> Result<()> {
         let top = directory.join("docker/registry/v2");
         let write = |path: &str, bytes: &[u8]| {
             let path = top.join(path);

@@ -1,6 +1,7 @@
 //! The bench's result, as tables and as JSON.
 
 use super::baseline::Floor;
+use super::critest::Critest;
 use super::cycle::{CALLS, Cycles};
 use super::idle::{Idle, mib_per_pod};
 use super::images::Images;
@@ -38,6 +39,8 @@ pub(super) struct Report {
     idle: Idle,
     images: Images,
     streams: Streams,
+    /// Where there is Go.
+    critest: Option<Critest>,
     targets: Vec<Target>,
 }
 
@@ -152,7 +155,12 @@ impl Report {
             Some(Target { what: what.to_owned(), measured, unit, max, holds: measured <= max })
         };
         let targets = measured.into_iter().filter_map(target).collect();
-        Self { machine, floor, serial, clients, idle, images, streams, targets }
+        Self { machine, floor, serial, clients, idle, images, streams, critest: None, targets }
+    }
+
+    /// With what critest found.
+    pub(super) fn with_critest(self, critest: Option<Critest>) -> Self {
+        Self { critest, ..self }
     }
 
     /// For people.
@@ -180,6 +188,11 @@ impl Report {
         let Streams { rounds, bytes, exec_seconds, floor_seconds } = &self.streams;
         heading(&format!("{} MiB of a command's output, median of {rounds}", bytes >> 20));
         print!("{}", self.streams_table(colours, *bytes as f64 / 1e6, *exec_seconds, *floor_seconds));
+        if let Some(critest) = &self.critest {
+            heading("critest's own benchmark (ms)");
+            print!("{}", critest_table(critest, colours));
+            println!("what critest wrote is in {}", critest.folder.display());
+        }
         heading("Targets");
         print!("{}", self.targets_table(colours));
     }
@@ -295,6 +308,17 @@ impl Report {
         }
         table
     }
+}
+
+fn critest_table(critest: &Critest, colours: Colours) -> Table {
+    let [operation, p50, p90, p99, _] = percentile_columns("CALL");
+    let columns = [("OF", Side::Left), operation, ("COUNT", Side::Right), p50, p90, p99];
+    let mut table = Table::new(colours, &columns);
+    for operation in &critest.operations {
+        let [p50, p90, p99] = percentile_cells(&operation.percentiles);
+        table.row([plain(operation.object), plain(operation.name.clone()), plain(operation.percentiles.count.to_string()), p50, p90, p99]);
+    }
+    table
 }
 
 fn percentile_columns(first: &'static str) -> [(&'static str, Side); 5] {

@@ -1,6 +1,7 @@
 //! The steps that other tools do. Their output is shown only when they find something.
 
 use super::Findings;
+use crate::build;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::Command;
@@ -20,7 +21,7 @@ pub(super) fn clippy(root: &Path) -> Result<Findings> {
 /// The targets of `cargo fuzz`, which are no part of the workspace: that they fit what they call. Its library in C++ would be compiled by the
 /// build script of its crate; one that is named is not, and nothing is linked here.
 pub(super) fn fuzz_targets(root: &Path) -> Result<Findings> {
-    let target = crate::build::target_folder()?;
+    let target = build::target_folder()?;
     let mut cargo = cargo(root);
     cargo.env("CUSTOM_LIBFUZZER_PATH", "/nonexistent/libfuzzer.a").arg("check").arg("--target-dir").arg(target);
     run(cargo.args(["--quiet", "--locked", "--all-targets", "--manifest-path", "tests/fuzz/cargo-fuzz/Cargo.toml"]))
@@ -45,7 +46,7 @@ pub(super) fn advisories_left_out() -> Findings {
 }
 
 fn cargo(root: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = build::cargo();
     command.current_dir(root).env("CARGO_TERM_COLOR", "never");
     command
 }

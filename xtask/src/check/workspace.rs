@@ -1,10 +1,10 @@
 //! The workspace as `cargo metadata` tells it.
 
+use crate::build;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// All packages, podbox's own and others', and who depends on whom.
 #[derive(Debug, Deserialize)]
@@ -63,10 +63,9 @@ pub(super) enum Purpose {
 }
 
 impl Workspace {
-    /// Of the folder that the command was started in.
+    /// As it is on disk.
     pub(super) fn load() -> Result<Self> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo).args(["metadata", "--locked", "--format-version", "1"]).output();
+        let output = build::cargo().args(["metadata", "--locked", "--format-version", "1"]).output();
         let output = output.context("run cargo metadata")?;
         ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).context("parse what cargo metadata says")

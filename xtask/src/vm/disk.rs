@@ -1,18 +1,19 @@
 //! The guests' two disks, made without root's rights over any device: folders that `mke2fs -d` turns into file systems.
 
-use super::programs::Programs;
+use super::Payload;
 use crate::packages::{self, recreate};
 use crate::setup;
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::UNIX_EPOCH;
 
 /// What the guests' root is made of, with all that these depend on.
-const PACKAGES: [&str; 7] = ["apparmor", "busybox-static", "dbus", "iproute2", "libc6", "nftables", "systemd"];
+const PACKAGES: [&str; 8] = ["apparmor", "busybox-static", "dbus", "iproute2", "libc6", "nftables", "systemd", "util-linux"];
 
 /// Folders that packages make when they are installed, or that are mount points.
 const FOLDERS: [(&str, u32); 10] = [
@@ -77,28 +78,42 @@ fn complete_root(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// podbox and the test programs, without what only a debugger reads. Made anew if one of them changed.
+/// What a guest is given, programs without what only a debugger reads. Made anew if a part of it changed.
 ///
 /// # Errors
-/// A program cannot be read, or the disk cannot be made.
-pub(super) fn payload(folder: &Path, programs: &Programs) -> Result<PathBuf> {
-    let disk = folder.join("payload.ext4");
+/// A part cannot be read, or the disk cannot be made.
+pub(super) fn payload(folder: &Path, name: &str, parts: &Payload) -> Result<PathBuf> {
+    let disk = folder.join(format!("{name}.ext4"));
     let mut made_of = String::new();
-    for (name, path) in programs.all() {
+    for (name, path) in parts {
         let metadata = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
         let changed = metadata.modified().context("a time of change")?.duration_since(UNIX_EPOCH).context("after 1970")?;
         writeln!(made_of, "{name} {} {} {changed:?}", path.display(), metadata.len()).context("a text")?;
     }
     cached(&disk, &made_of, |disk| {
-        let contents = folder.join("payload");
-        recreate(&contents.join("tests"))?;
-        for (name, path) in programs.all() {
+        let contents = folder.join(name);
+        recreate(&contents)?;
+        for (name, path) in parts {
             let target = contents.join(name);
-            setup::command("strip", &["--strip-debug", "-o", &target.to_string_lossy(), &path.to_string_lossy()], folder)?;
+            if let Some(above) = target.parent() {
+                fs::create_dir_all(above).with_context(|| format!("make {}", above.display()))?;
+            }
+            let (from, to) = (path.to_string_lossy(), target.to_string_lossy());
+            if is_program(path) {
+                setup::command("strip", &["--strip-debug", "-o", &to, &from], folder)?;
+            } else {
+                setup::command("cp", &["-a", &from, &to], folder)?;
+            }
         }
         make_file_system(&contents, disk)?;
-        fs::remove_dir_all(&contents).context("remove the stripped programs")
+        fs::remove_dir_all(&contents).context("remove what the disk is made of")
     })
+}
+
+/// One in the executable and linkable format (`elf(5)`).
+fn is_program(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    path.is_file() && fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok_and(|()| magic == *b"\x7fELF")
 }
 
 /// Makes a file unless it is there and was made of the same.
@@ -115,7 +130,8 @@ fn cached(file: &Path, made_of: &str, make: impl FnOnce(&Path) -> Result<()>) ->
 }
 
 fn make_file_system(contents: &Path, disk: &Path) -> Result<()> {
-    const SPARE_BYTES: u64 = 128 << 20;
+    // A hole until it is written to.
+    const SPARE_BYTES: u64 = 512 << 20;
     let mut size_bytes = SPARE_BYTES;
     for path in podbox_tests::host::entries_below(contents) {
         // Inodes and the ends of blocks count, too.

@@ -1,6 +1,7 @@
 //! The kinds of guests, and what makes one differ from another.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A version of cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,11 +39,6 @@ pub(super) enum Guest {
 
 /// How much longer than on a machine of today everything may take: what is emulated runs 10 to 20 times slower.
 const SLOWNESS: u32 = 8;
-/// Two processors; more tests at a time only make each one slower.
-const TEST_THREADS: u32 = 2;
-/// A test program that runs longer hangs: it is aborted, and the next one runs.
-const PROGRAM_SECONDS_MAX: u32 = 600;
-
 impl Guest {
     /// For file names.
     pub(super) fn name(self) -> &'static str {
@@ -53,18 +49,15 @@ impl Guest {
         }
     }
 
-    /// What the guest's scripts read: assignments of a shell. The filters are parts of Rust's names, so no character of theirs is special.
-    pub(super) fn settings(self, filters: &[String]) -> String {
+    /// What the guest's scripts read: assignments of a shell.
+    pub(super) fn settings(self, program_max: Duration) -> String {
         let (init, cgroup, driver) = match self {
             Self::Plain(Cgroup::V2) => ("/run/vm/boot", "v2", Driver::Cgroupfs),
             Self::Plain(Cgroup::V1) => ("/run/vm/boot", "v1", Driver::Cgroupfs),
             Self::Systemd(driver) => ("/lib/systemd/systemd", "v2", driver),
         };
-        let filters = filters.join(" ");
-        format!(
-            "INIT={init}\nCGROUP={cgroup}\nDRIVER={driver}\nSLOWNESS={SLOWNESS}\nTHREADS={TEST_THREADS}\n\
-             PROGRAM_SECONDS_MAX={PROGRAM_SECONDS_MAX}\nFILTERS='{filters}'\n"
-        )
+        let seconds = program_max.as_secs();
+        format!("INIT={init}\nCGROUP={cgroup}\nDRIVER={driver}\nSLOWNESS={SLOWNESS}\nPROGRAM_SECONDS_MAX={seconds}\n")
     }
 
     /// Of the kernel. A panic ends the machine at once; AppArmor is on.
@@ -95,10 +88,10 @@ mod tests {
 
     #[test]
     fn settings_are_assignments_that_a_shell_reads() {
-        let settings = Guest::Plain(Cgroup::V1).settings(&["a_test".to_owned(), "module::other".to_owned()]);
+        let settings = Guest::Plain(Cgroup::V1).settings(Duration::from_secs(60));
         let lines: Vec<&str> = settings.lines().collect();
         assert!(lines.contains(&"CGROUP=v1") && lines.contains(&"DRIVER=cgroupfs"), "{settings}");
-        assert!(lines.contains(&"FILTERS='a_test module::other'"), "{settings}");
+        assert!(lines.contains(&"PROGRAM_SECONDS_MAX=60"), "{settings}");
         assert!(
             lines.iter().all(|line| line.split_once('=').is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_uppercase() || c == '_')))
         );

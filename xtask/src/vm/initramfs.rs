@@ -1,6 +1,7 @@
 //! The initramfs: a cpio archive in the "newc" format (the kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`),
 //! not compressed, since unpacking would take the emulated machine longer than reading.
 
+use super::Job;
 use super::kernel::Kernel;
 use crate::build;
 use anyhow::{Context, Result};
@@ -18,7 +19,7 @@ const SCRIPTS: [(&str, u32, &str); 3] = [
 ///
 /// # Errors
 /// A part is missing, or the file cannot be written.
-pub(super) fn write(path: &Path, kernel: &Kernel, settings: &str, programs: &[String]) -> Result<()> {
+pub(super) fn write(path: &Path, kernel: &Kernel, settings: &str, jobs: &[Job]) -> Result<()> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "modules", "vm"] {
         archive.folder(folder);
@@ -40,7 +41,8 @@ pub(super) fn write(path: &Path, kernel: &Kernel, settings: &str, programs: &[St
     let unit = build::workspace().join("shim/daemon/podbox.service");
     archive.file("vm/podbox.service", 0o644, &fs::read(&unit).with_context(|| format!("read {}", unit.display()))?);
     archive.file("vm/settings", 0o644, settings.as_bytes());
-    archive.file("vm/programs", 0o644, format!("{}\n", programs.join("\n")).as_bytes());
+    let jobs: String = jobs.iter().map(|job| format!("{} {}\n", job.name, job.command)).collect();
+    archive.file("vm/jobs", 0o644, jobs.as_bytes());
     fs::write(path, archive.finish()).with_context(|| format!("write {}", path.display()))
 }
 

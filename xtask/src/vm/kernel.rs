@@ -38,6 +38,8 @@ const MODULES: &[&str] = &[
     "ifb",
     "sch_tbf",
     "dummy",
+    // What host ports carry, beside TCP and UDP.
+    "sctp",
 ];
 
 /// An unpacked kernel.

@@ -1,11 +1,12 @@
 //! What runs in the guests: podbox and the test programs, as cargo builds them.
 
 use super::guest::{Cgroup, Guest};
+use super::{Job, Payload};
 use crate::build::{self, Profile};
 use Extent::{All, Brief, Kernel};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 /// Test programs for which the kernel, its version of cgroups, its security modules, or systemd as the first process make a difference:
@@ -32,6 +33,7 @@ const MATTERS: &[(&str, [Extent; 3])] = &[
     ("daemons_side_by_side", [Kernel, Kernel, All]),
     ("events", [Kernel, Kernel, All]),
     ("exec_sync", [Kernel, Kernel, All]),
+    ("host_ports", [Kernel, Kernel, All]),
     ("hostile", [Kernel, Kernel, All]),
     ("image_volumes", [Kernel, Kernel, All]),
     ("killed_processes", [Kernel, Kernel, Kernel]),
@@ -40,6 +42,7 @@ const MATTERS: &[(&str, [Extent; 3])] = &[
     ("pod_cgroups", [Brief, Kernel, Kernel]),
     ("pod_namespaces", [Kernel, Kernel, All]),
     ("restart", [Kernel, Kernel, Kernel]),
+    ("sctp", [Brief, Kernel, All]),
     ("seccomp", [Kernel, Kernel, All]),
     ("stats", [Brief, Kernel, Kernel]),
     ("stop", [Kernel, Kernel, All]),
@@ -55,6 +58,9 @@ const NEED_PACKAGES: &[&str] = &["pull", "pull_tls"];
 
 /// Packages with test programs that need nothing but the kernel, and what their programs' names begin with in a guest.
 const PACKAGES: [(&str, &str); 2] = [("podbox-tests", ""), ("podbox-cgroup", "cgroup-")];
+
+/// Two processors; more tests at a time only make each one slower.
+const TEST_THREADS: u32 = 2;
 
 /// How much of the suite runs in a guest where nothing is named; each has all of the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -76,27 +82,28 @@ pub(super) struct Programs {
     tests: Vec<(String, PathBuf)>,
 }
 
-/// What a guest runs.
+/// Which tests a guest runs.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Selection {
+struct Selection {
     /// Names of test programs.
-    pub(super) programs: Vec<String>,
+    programs: Vec<String>,
     /// Parts of tests' names; a test runs if one of them fits, or if there is none.
-    pub(super) filters: Vec<String>,
+    filters: Vec<String>,
 }
 
 impl Programs {
-    /// What a guest runs of them.
-    pub(super) fn select(&self, guest: Guest, extent: Extent, filters: &[String]) -> Selection {
+    /// What a guest runs of them. The filters are parts of Rust's names, so no character of theirs is special to a shell.
+    pub(super) fn select(&self, guest: Guest, extent: Extent, filters: &[String]) -> Vec<Job> {
         let names: Vec<&str> = self.tests.iter().map(|(name, _)| name.as_str()).collect();
-        select(&names, guest, extent, filters)
+        let Selection { programs, filters } = select(&names, guest, extent, filters);
+        let arguments = format!("--test-threads={TEST_THREADS} {}", filters.join(" "));
+        programs.into_iter().map(|name| Job { command: format!("/mnt/tests/{name} {arguments}"), name }).collect()
     }
 
-    /// The path below the payload's root and the program, of every one whether it is to run or not: the payload serves the next
-    /// call as well.
-    pub(super) fn all(&self) -> Vec<(String, &Path)> {
-        let tests = self.tests.iter().map(|(name, path)| (format!("tests/{name}"), path.as_path()));
-        std::iter::once(("podbox".to_owned(), self.podbox.as_path())).chain(tests).collect()
+    /// Every one, whether it is to run or not: the payload serves the next call as well.
+    pub(super) fn all(&self) -> Payload {
+        let tests = self.tests.iter().map(|(name, path)| (format!("tests/{name}"), path.clone()));
+        std::iter::once(("podbox".to_owned(), self.podbox.clone())).chain(tests).collect()
     }
 }
 

@@ -4,15 +4,16 @@
 //! @@ up SECONDS …             the tests begin; seconds since the kernel started
 //! @@ broken …                 the guest is not what it should be
 //! @@ begin PROGRAM            what follows is the program's output
+//! @@ note …                   a line of it that is shown whatever comes of the program
 //! @@ end PROGRAM STATUS
 //! @@ done                     every program ran
 //! ```
 
 use super::qemu::{BOOT_MAX, Ended, tail};
+use crate::terminal;
 use crate::totals::Totals;
 use anyhow::Result;
 use std::fmt;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,7 @@ impl Report {
         match word {
             "up" => self.say(&format!("up after {text}")),
             "broken" => self.failures.push(text.to_owned()),
+            "note" => self.say(text),
             "begin" => {
                 let (name, began) = (text.to_owned(), Instant::now());
                 self.up_after.get_or_insert(self.started.elapsed());
@@ -161,7 +163,7 @@ impl Report {
     /// On a terminal, a line that the next one overwrites.
     fn progress(&self, line: &str) {
         if let Some(program) = &self.program
-            && std::io::stderr().is_terminal()
+            && terminal::overwrites_lines()
         {
             let text: String = format!("{}: {} {line}", self.guest, program.name).chars().take(100).collect();
             eprint!("\r\x1b[K{text}");
@@ -177,7 +179,7 @@ impl Program {
 }
 
 fn clear_progress() {
-    if std::io::stderr().is_terminal() {
+    if terminal::overwrites_lines() {
         eprint!("\r\x1b[K");
     }
 }

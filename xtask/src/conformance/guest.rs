@@ -1,0 +1,87 @@
+//! The specs in a guest: what goes there, and what runs there.
+
+use super::specs::Expected;
+use super::suite::{Parts, leave_ipc_namespace};
+use super::{EXPECTED, SpecArgs, run_once};
+use crate::build;
+use crate::vm::{self, Job, Payload};
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Several times what both kinds of streams take on a quiet machine.
+const TIME_MAX: Duration = Duration::from_secs(40 * 60);
+/// Where the guest finds its payload.
+const PAYLOAD: &str = "/mnt";
+
+/// What the guest's command is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InGuestArgs {
+    /// Where the parts are.
+    parts: PathBuf,
+    #[command(flatten)]
+    specs: SpecArgs,
+}
+
+/// Boots it and runs them.
+pub(super) fn run(parts: &Parts, args: &SpecArgs) -> Result<()> {
+    let xtask = std::env::current_exe().context("find this program")?;
+    let files = parts.files().map(|(name, path)| (name.to_owned(), path.to_owned()));
+    let own = [("xtask".to_owned(), xtask), ("expected.toml".to_owned(), build::workspace().join(EXPECTED))];
+    let payload: Payload = files.into_iter().chain(own).collect();
+    let streams = args.streams.iter().map(|streams| format!("--streams={streams}"));
+    let focus = args.focus.iter().map(|focus| format!("--focus={}", quoted(focus)));
+    let words = [format!("{PAYLOAD}/xtask conformance-in-guest {PAYLOAD}")].into_iter().chain(streams).chain(focus);
+    let command = words.collect::<Vec<_>>().join(" ");
+    vm::run_job(Job { name: "conformance".to_owned(), command }, TIME_MAX, &payload)
+}
+
+/// As one word of a shell's (POSIX.1-2017, Shell Command Language, 2.2.2).
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// What runs in the guest.
+pub(super) fn run_inside(args: &InGuestArgs) -> Result<()> {
+    let parts = Parts::below(&args.parts);
+    let expected = Expected::read(&args.parts.join("expected.toml"))?;
+    leave_ipc_namespace()?;
+    let folder = tempfile::tempdir().context("make a folder for logs")?;
+    let mut faults = Vec::new();
+    for streams in args.specs.streams() {
+        let (said, found) = run_once(&parts, folder.path(), &streams.to_string(), &args.specs, streams, &expected)?;
+        // For who reads what the guest prints.
+        println!("@@ note {said}");
+        faults.extend(found);
+    }
+    faults.iter().for_each(|fault| println!("{fault}"));
+    if !faults.is_empty() {
+        show_logs(folder.path())?;
+    }
+    ensure!(faults.is_empty(), "{} specs did not come to what is expected", faults.len());
+    Ok(())
+}
+
+/// Nothing of the guest's is left when it is gone.
+fn show_logs(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).context("list the logs")? {
+        let path = entry.context("list the logs")?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            println!("--- {}", path.display());
+            println!("{}", String::from_utf8_lossy(&std::fs::read(&path).with_context(|| path.display().to_string())?));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_focus_is_one_word_to_a_shell() {
+        let focus = r#"it's a "spec" $HOME `x` \ [a b]*"#;
+        let output = std::process::Command::new("sh").args(["-c", &format!("printf %s {}", quoted(focus))]).output().expect("a shell");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), focus);
+    }
+}
