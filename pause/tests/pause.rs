@@ -83,34 +83,30 @@ fn the_file_is_at_most_a_page_and_memory_at_most_four() {
 #[test]
 fn sigterm_and_sigint_end_it_with_0_and_other_signals_do_not() {
     let shipped = shipped();
-    for path in [shipped.path.as_path(), Path::new(env!("CARGO_BIN_EXE_podbox-pause"))] {
-        for signal in [Signal::SIGTERM, Signal::SIGINT] {
-            let mut pause = Running::start(path);
-            for harmless in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGCHLD, Signal::SIGPIPE] {
-                kill(pause.pid(), harmless).expect("signal");
-            }
-            kill(pause.pid(), signal).expect("signal");
-            assert_eq!(pause.0.wait().expect("wait").code(), Some(0), "{signal}");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut pause = Running::start(&shipped.path);
+        for harmless in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGCHLD, Signal::SIGPIPE] {
+            kill(pause.pid(), harmless).expect("signal");
         }
+        kill(pause.pid(), signal).expect("signal");
+        assert_eq!(pause.0.wait().expect("wait").code(), Some(0), "{signal}");
     }
 }
 
 #[test]
 fn as_pid_1_it_leaves_no_zombie_and_ends_on_sigterm() {
     let shipped = shipped();
-    for path in [shipped.path.clone(), PathBuf::from(env!("CARGO_BIN_EXE_podbox-pause"))] {
-        // Children of this thread alone are born in the new namespace, and the first is its PID 1.
-        std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWPID).expect("unshare");
-            let mut pause = Running::start(&path);
-            let status = Command::new("sh").args(["-c", "for i in 1 2 3 4 5; do sleep 0.5 & done"]).status().expect("sh");
-            assert!(status.success());
-            until("the orphans are pause's", || pause.children() == 5);
-            until("the orphans are reaped", || pause.children() == 0);
-            kill(pause.pid(), Signal::SIGTERM).expect("signal");
-            assert_eq!(pause.0.wait().expect("wait").code(), Some(0));
-        })
-        .join()
-        .expect("the thread's assertions");
-    }
+    // Children of this thread alone are born in the new namespace, and the first is its PID 1.
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWPID).expect("unshare");
+        let mut pause = Running::start(&shipped.path);
+        let status = Command::new("sh").args(["-c", "for i in 1 2 3 4 5; do sleep 0.5 & done"]).status().expect("sh");
+        assert!(status.success());
+        until("the orphans are pause's", || pause.children() == 5);
+        until("the orphans are reaped", || pause.children() == 0);
+        kill(pause.pid(), Signal::SIGTERM).expect("signal");
+        assert_eq!(pause.0.wait().expect("wait").code(), Some(0));
+    })
+    .join()
+    .expect("the thread's assertions");
 }

@@ -236,9 +236,10 @@ fn build_with_go(name: &str, how: &[&str], package: &str) -> Result<Option<PathB
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/conformance").join(name);
     // What it is made of is written there whole.
-    let sums = std::fs::read(module.join("go.sum")).context("read go.sum")?;
-    let built_from = program.with_extension("sum");
-    if program.exists() && std::fs::read(&built_from).is_ok_and(|built| built == sums) {
+    let parts = ["go.mod", "go.sum"].map(|file| std::fs::read(module.join(file)).with_context(|| format!("read {file}")));
+    let made_of = parts.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    let built_from = program.with_extension("made-of");
+    if program.exists() && std::fs::read(&built_from).is_ok_and(|built| built == made_of) {
         return Ok(Some(program));
     }
     if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
@@ -252,6 +253,6 @@ fn build_with_go(name: &str, how: &[&str], package: &str) -> Result<Option<PathB
     ensure!(output.status.success(), "go {} {name}: {}", how.join(" "), String::from_utf8_lossy(&output.stderr));
     // Another test program may have been as fast: it is the same.
     std::fs::rename(&staged, &program).with_context(|| format!("put {name} into its place"))?;
-    std::fs::write(built_from, sums).with_context(|| format!("say what {name} was built from"))?;
+    std::fs::write(built_from, made_of).with_context(|| format!("say what {name} was built from"))?;
     Ok(Some(program))
 }

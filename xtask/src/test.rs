@@ -1,10 +1,10 @@
 //! `cargo xtask test`: every test there is.
 //!
-//! The binary is built first, since the end-to-end tests run it, and what else they run; then all tests of the workspace run, a few programs
-//! at once ([`lanes`]), and go on after one that fails, so that one call tells of every failure; then, unless only some tests were asked for, guests run ([`vm`]) what is another
-//! interface in each: with cgroup v2 and with v1 alone the tests of what cgroups do, with systemd those of what its cgroup driver makes
-//! different. The totals, and
-//! what this machine lacks for tests to show what they are to show, go to standard error.
+//! All is built first: the binary, since the end-to-end tests run it, and what else they run. Then all tests of the workspace run, a few programs
+//! at once ([`lanes`]), and go on after one that fails, so that one call tells of every failure. Beside them, unless only some tests were asked
+//! for, guests run ([`vm`]) what is another interface in each: with cgroup v2 and with v1 alone the tests of what cgroups do, with systemd those
+//! of what its cgroup driver makes different. The totals, and what this machine lacks for tests to show what they are to show, go to standard
+//! error.
 
 mod lanes;
 
@@ -12,8 +12,10 @@ use crate::build::{self, Profile};
 use crate::totals::Totals;
 use crate::{setup, vm};
 use anyhow::{Context, Result, anyhow};
+use lanes::Program;
 use podbox_tests::host::{SKIPPED, SKIPPED_FILE};
 use std::path::Path;
+use std::thread;
 use std::time::Instant;
 
 /// For each fuzz target (`tests/fuzz`).
@@ -34,30 +36,45 @@ pub(crate) struct TestArgs {
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     setup::ensure_ready()?;
     let started = Instant::now();
-    let (totals, failed) = on_this_machine(&args.arguments)?;
-    eprintln!("on this machine: {totals}; {} s", started.elapsed().as_secs());
-    let guests = if args.arguments.is_empty() { in_guests() } else { Ok(None) };
-    if let Ok(Some(guests)) = &guests {
-        let all = totals.plus(guests.totals());
-        eprintln!("on this machine and in guests: {all}; {} s", started.elapsed().as_secs());
-    }
-    let guests = guests.and_then(|guests| guests.map_or(Ok(()), |guests| guests.ensure_success()));
-    let here = if failed.is_empty() { Ok(()) } else { Err(anyhow!("these test programs failed: {}", failed.join(", "))) };
-    match (here, guests) {
-        (Err(here), Err(guests)) => Err(guests.context(format!("{here}; and in guests"))),
-        (here, guests) => here.and(guests),
-    }
-}
-
-/// What became of the tests, and the programs that failed.
-fn on_this_machine(arguments: &[String]) -> Result<(Totals, Vec<String>)> {
     let podbox = build::program("podbox", "podbox", Profile::Dev)?;
     if podbox_tests::host::crictl()?.is_none() {
         eprintln!("no crictl is built: this machine has no Go");
     }
     let programs = lanes::build()?;
+    let vm_args = vm::VmArgs::of_test();
+    let guests = if args.arguments.is_empty() { guests(&vm_args)? } else { None };
+    eprintln!("all is built; {} s", started.elapsed().as_secs());
+    let (here, there) = thread::scope(|scope| {
+        let there = guests.map(|guests| scope.spawn(move || guests.boot()));
+        let here = on_this_machine(&podbox, programs, &args.arguments);
+        eprintln!("on this machine all have run; {} s", started.elapsed().as_secs());
+        (here, there.map(|there| there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+    });
+    let there = there.transpose();
+    if let Ok(Some(outcome)) = &there {
+        print!("{outcome}");
+    }
+    if let Ok((totals, _)) = &here {
+        eprintln!("on this machine: {totals}");
+        if let Ok(Some(outcome)) = &there {
+            eprintln!("on this machine and in guests: {}; {} s", totals.plus(outcome.totals()), started.elapsed().as_secs());
+        }
+    }
+    let here = here.and_then(|(_, failed)| match failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(anyhow!("these test programs failed: {}", failed.join(", "))),
+    });
+    let there = there.and_then(|outcome| outcome.map_or(Ok(()), |outcome| outcome.ensure_success()));
+    match (here, there) {
+        (Err(here), Err(there)) => Err(there.context(format!("{here:#}; and in guests"))),
+        (here, there) => here.and(there),
+    }
+}
+
+/// What became of the tests, and the programs that failed.
+fn on_this_machine(podbox: &Path, programs: Vec<Program>, arguments: &[String]) -> Result<(Totals, Vec<String>)> {
     let skipped = tempfile::NamedTempFile::new().context("make a file for the names of tests that are skipped")?;
-    let environment = [(SKIPPED_FILE, skipped.path()), ("PODBOX_BIN", podbox.as_path()), ("PODBOX_FUZZ_SECONDS", Path::new(FUZZ_SECONDS))];
+    let environment = [(SKIPPED_FILE, skipped.path()), ("PODBOX_BIN", podbox), ("PODBOX_FUZZ_SECONDS", Path::new(FUZZ_SECONDS))];
     let mut totals = Totals::default();
     let mut failed = lanes::run(programs, &environment, arguments, |line| totals.add(line))?;
     let documented = build::cargo().args(["test", "--workspace", "--locked", "--doc", "--quiet", "--"]).args(arguments).output();
@@ -74,11 +91,11 @@ fn on_this_machine(arguments: &[String]) -> Result<(Totals, Vec<String>)> {
     Ok((totals.with_skipped(skipped.lines().filter_map(|line| line.strip_prefix(SKIPPED))), failed))
 }
 
-/// None where no guests can be made.
-fn in_guests() -> Result<Option<vm::Outcome>> {
+/// None where none can be made.
+fn guests(args: &vm::VmArgs) -> Result<Option<vm::Guests<'_>>> {
     if !vm::CAN_BOOT {
         eprintln!("not run: tests in guests, which are made on x86_64 only");
         return Ok(None);
     }
-    vm::boot_guests(&vm::VmArgs::of_test()).map(Some)
+    vm::Guests::prepare(args).map(Some)
 }

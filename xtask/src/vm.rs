@@ -12,6 +12,7 @@
 //! ```
 //!
 //! Two guests run at once, on two processors: what they do is bound by these, but the waits of one, about a tenth, are work of the other.
+//! `cargo xtask test` boots them beside the machine's own tests, which wait half of their time.
 //!
 //! A guest that panics, does not come up, is silent for too long or fails a test fails the command; the last lines of the console are shown then.
 //! Does not know: what the tests promise, or which of them a kernel can run. A test that cannot run says so itself, and is listed.
@@ -30,6 +31,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use guest::Guest;
 use programs::Programs;
 use report::Report;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -41,7 +43,7 @@ pub(crate) const CAN_BOOT: bool = cfg!(target_arch = "x86_64");
 const GUESTS_AT_ONCE: u8 = 2;
 
 /// A test program that runs longer hangs: it is aborted, and the next one runs.
-const PROGRAM_MAX: Duration = Duration::from_secs(600);
+const PROGRAM_MAX: Duration = Duration::from_secs(1200);
 
 /// Something to do in a guest.
 #[derive(Debug)]
@@ -116,20 +118,31 @@ impl VmArgs {
     }
 }
 
-/// What came of the guests; each has told it by itself.
+/// What came of the guests.
 #[derive(Debug)]
-pub(crate) struct Outcome(Vec<Report>);
+pub(crate) struct Outcome {
+    reports: Vec<Report>,
+    took: Duration,
+}
+
+/// The last words of each, which were hidden by what others printed.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reports.iter().try_for_each(|report| write!(f, "{report}"))?;
+        writeln!(f, "all guests: {}; {} s", self.totals(), self.took.as_secs())
+    }
+}
 
 impl Outcome {
     /// Of all tests that came to an end.
     pub(crate) fn totals(&self) -> Totals {
-        self.0.iter().fold(Totals::default(), |totals, report| totals.plus(report.totals()))
+        self.reports.iter().fold(Totals::default(), |totals, report| totals.plus(report.totals()))
     }
 
     /// # Errors
     /// A guest failed, or a test in it.
     pub(crate) fn ensure_success(&self) -> Result<()> {
-        let failed: Vec<&str> = self.0.iter().filter(|report| !report.is_success()).map(Report::guest).collect();
+        let failed: Vec<&str> = self.reports.iter().filter(|report| !report.is_success()).map(Report::guest).collect();
         ensure!(failed.is_empty(), "failed in the guest with {}", failed.join(", and with "));
         Ok(())
     }
@@ -140,25 +153,41 @@ impl Outcome {
 /// # Errors
 /// Something is missing and cannot be installed, a build fails, or a guest or a test in it does.
 pub(crate) fn run(args: &VmArgs) -> Result<()> {
-    boot_guests(args)?.ensure_success()
+    setup::ensure_ready()?;
+    let outcome = Guests::prepare(args)?.boot()?;
+    print!("{outcome}");
+    outcome.ensure_success()
 }
 
-/// Boots the guests, some at once.
-///
-/// # Errors
-/// Something is missing and cannot be installed, or a build fails.
-pub(crate) fn boot_guests(args: &VmArgs) -> Result<Outcome> {
-    setup::ensure_ready()?;
-    setup::ensure_ready_for_guests()?;
-    let folder = folder()?;
-    let programs = programs::build()?;
-    let parts = Parts::new(folder, "payload", &programs.all(), args.keep)?;
-    let started = Instant::now();
-    let outcome = Outcome(boot_all(args, &programs, &parts)?);
-    // The last words of each, where the next guest's do not hide them.
-    outcome.0.iter().for_each(|report| print!("{report}"));
-    println!("all guests: {}; {} s", outcome.totals(), started.elapsed().as_secs());
-    Ok(outcome)
+/// Guests that can be booted.
+pub(crate) struct Guests<'a> {
+    args: &'a VmArgs,
+    programs: Programs,
+    parts: Parts,
+}
+
+impl<'a> Guests<'a> {
+    /// Builds and makes all that they need.
+    ///
+    /// # Errors
+    /// Something is missing and cannot be installed, or a build fails.
+    pub(crate) fn prepare(args: &'a VmArgs) -> Result<Self> {
+        setup::ensure_ready_for_guests()?;
+        let folder = folder()?;
+        let programs = programs::build()?;
+        let parts = Parts::new(folder, "payload", &programs.all(), args.keep)?;
+        Ok(Self { args, programs, parts })
+    }
+
+    /// Boots them, some at once, and waits for what comes of them.
+    ///
+    /// # Errors
+    /// What watched a guest panicked.
+    pub(crate) fn boot(&self) -> Result<Outcome> {
+        let started = Instant::now();
+        let reports = boot_all(self.args, &self.programs, &self.parts)?;
+        Ok(Outcome { reports, took: started.elapsed() })
+    }
 }
 
 /// Boots one guest with cgroup v2 that does this alone.
@@ -168,9 +197,11 @@ pub(crate) fn boot_guests(args: &VmArgs) -> Result<Outcome> {
 pub(crate) fn run_job(job: Job, program_max: Duration, payload: &Payload) -> Result<()> {
     setup::ensure_ready_for_guests()?;
     let parts = Parts::new(folder()?, &job.name, payload, false)?;
-    let report = boot(Guest::Plain(guest::Cgroup::V2), &[job], program_max, &parts, Instant::now())?;
+    let started = Instant::now();
+    let report = boot(Guest::Plain(guest::Cgroup::V2), &[job], program_max, &parts, started)?;
     print!("{report}");
-    Outcome(vec![report]).ensure_success()
+    let took = started.elapsed();
+    Outcome { reports: vec![report], took }.ensure_success()
 }
 
 /// What all guests are made of.

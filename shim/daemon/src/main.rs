@@ -70,7 +70,18 @@ impl Command {
     }
 }
 
+/// Makes a panic the process' end wherever it happens: pods of which a part is looked after no more would be worse than a daemon that is
+/// started again. What is released is compiled to do so.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
 fn main() -> ExitCode {
+    abort_on_panic();
     let arguments = Arguments::parse();
     let failure = arguments.command.failure();
     match run(arguments) {

@@ -37,8 +37,8 @@ pub(super) enum Guest {
     Systemd(Driver),
 }
 
-/// How much longer than on a machine of today everything may take: what is emulated runs 10 to 20 times slower.
-const SLOWNESS: u32 = 8;
+/// How much longer than on a machine of today everything may take: what is emulated runs 10 to 20 times slower, and others may be at work.
+const SLOWNESS: u32 = 16;
 impl Guest {
     /// For file names.
     pub(super) fn name(self) -> &'static str {
