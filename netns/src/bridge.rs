@@ -15,7 +15,8 @@
 //!   stay, and so does masquerade for their pods, until the bridge is removed;
 //! - what exists is asked of the kernel, what a pod has of the caller, its host ports of [`HostPorts`]: nothing is remembered here;
 //! - a bridge that somebody deletes is missed, not replaced: the caller asks whether it [stands](Bridge::stands), opens it
-//!   anew and puts the pods' links, which the kernel keeps, on it again.
+//!   anew and puts the pods' links, which the kernel keeps, on it again;
+//! - rules that somebody deletes are missed at once: the caller waits for [that](Bridge::rules_lost) and has them made anew.
 //!
 //! Netlink does its work before `send` returns. What is done for a pod is done on threads that may wait; what is done for
 //! the bridge, once, on the caller's.
@@ -44,7 +45,8 @@ use crate::rtnl::{self, Rtnl};
 use crate::sysctl;
 pub use attach::{Attachment, delete_port};
 pub use config::BridgeConfig;
-use firewall::NftSocket;
+pub use firewall::RulesLost;
+use firewall::{NftSocket, Watch};
 pub use publish::withdraw_host_ports;
 
 /// An open bridge. Clones share its sockets, which belong to the network namespace it was opened in.
@@ -61,6 +63,8 @@ struct Shared {
     host_ports: HostPorts,
     /// Held while the bridge's addresses and, from them and from host ports, the rules are changed.
     firewall: tokio::sync::Mutex<NftSocket>,
+    /// Held by who waits for what others delete.
+    watch: tokio::sync::Mutex<Watch>,
 }
 
 impl fmt::Debug for Bridge {
@@ -90,6 +94,7 @@ impl Bridge {
         let rtnl = Rtnl::open().map_err(failed)?;
         let refused = |source| BridgeError::Firewall { bridge: name.clone(), source };
         let firewall = NftSocket::open().map_err(refused)?;
+        let watch = Watch::open(name, &firewall).map_err(refused)?;
         let listing = |source| BridgeError::ListRoutes { bridge: name.clone(), source };
         let mtu_bytes = uplink::mtu_bytes(&rtnl).await.map_err(listing)?;
         let index = find_or_create(&rtnl, config).await?;
@@ -104,6 +109,7 @@ impl Bridge {
             rtnl,
             host_ports: host_ports.clone(),
             firewall: tokio::sync::Mutex::new(firewall),
+            watch: tokio::sync::Mutex::new(watch),
         };
         let bridge = Self { shared: Arc::new(shared) };
         bridge.set_subnets(&config.subnets).await?;

@@ -162,6 +162,12 @@ pub enum FirewallError {
     /// The kernel answered nothing.
     #[error("nftables did not confirm the batch")]
     Unconfirmed,
+    /// What others do to the rules cannot be heard.
+    #[error("hear of what others do to nftables")]
+    Watch {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Flows to a port that came or went could not be looked through, or one not be forgotten.
     #[error("forget flows that go where a host port led before")]
     Flows {

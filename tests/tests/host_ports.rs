@@ -1,13 +1,15 @@
 //! Ports of the node that lead into pods, over the CRI.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use podbox_proto::v1;
 use podbox_proto::v1::NamespaceMode;
+use podbox_tests::network::NetworkNamespace;
 use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 const POD_PORT: i32 = 8080;
@@ -46,10 +48,30 @@ fn ask(daemon: &Daemon, address: &str, port: u16) -> Result<String> {
     })
 }
 
+/// Runs `nft` on the daemon's rules.
+fn nft(daemon: &Daemon, words: &str) -> Result<String> {
+    let output = daemon.network().run(|| Ok(Command::new("nft").args(words.split(' ')).output()?))?;
+    ensure!(output.status.success(), "nft {words}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// All rules, and the elements of each map and set in an order of their own, which they have not in the kernel.
+fn ruleset(daemon: &Daemon) -> Result<Vec<String>> {
+    let rules = nft(daemon, "-n list ruleset")?.replace(",\n", ", ");
+    let lines = rules.lines().map(|line| {
+        let Some(elements) = line.trim().strip_prefix("elements = { ").and_then(|list| list.strip_suffix(" }")) else {
+            return line.to_owned();
+        };
+        let mut elements: Vec<&str> = elements.split(", ").map(str::trim).collect();
+        elements.sort_unstable();
+        elements.join(", ")
+    });
+    Ok(lines.collect())
+}
+
 /// The elements of all maps and sets that lead into pods, as `nft` lists them.
 fn elements(daemon: &Daemon) -> Result<Vec<String>> {
-    let rules = daemon.network().run(|| Ok(Command::new("nft").args(["-n", "list", "ruleset"]).output()?))?;
-    let rules = String::from_utf8_lossy(&rules.stdout).replace(",\n", ", ");
+    let rules = nft(daemon, "-n list ruleset")?.replace(",\n", ", ");
     let lists = rules.lines().filter_map(|line| line.trim().strip_prefix("elements = { ")?.strip_suffix(" }"));
     let mut found: Vec<String> =
         lists.flat_map(|list| list.split(", ")).map(|one| one.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -155,7 +177,7 @@ async fn after_a_kill_the_ports_are_exactly_those_of_the_pods_that_live() -> Res
     assert_refused(daemon.run_pod(&taken).await, Code::FailedPrecondition, &["default/b"]);
     // Somebody's `nft flush ruleset`, while nobody looks.
     daemon.kill_9()?;
-    daemon.network().run(|| Ok(Command::new("nft").args(["flush", "ruleset"]).status()?))?;
+    nft(&daemon, "flush ruleset")?;
     assert!(ask(&daemon, "127.0.0.1", 12_000).is_err());
     daemon.start_again().await?;
     assert_eq!(elements(&daemon)?, before);
@@ -164,4 +186,104 @@ async fn after_a_kill_the_ports_are_exactly_those_of_the_pods_that_live() -> Res
     }
     assert_eq!(elements(&daemon)?, Vec::<String>::new());
     Ok(())
+}
+
+/// How often the daemon says that it made the rules anew.
+fn restorations(daemon: &Daemon) -> usize {
+    daemon.log().lines().filter(|line| line.contains(" WARN ") && line.contains("are made anew")).count()
+}
+
+/// A link to another machine, which has no way back to pods: see who it is that calls there.
+fn outside(daemon: &Daemon) -> Result<NetworkNamespace> {
+    let outside = NetworkNamespace::new()?;
+    let ip = |network: &NetworkNamespace, words: String| -> Result<()> {
+        let status = network.run(|| Ok(Command::new("ip").args(words.split(' ')).status()?))?;
+        ensure!(status.success(), "ip {words}");
+        Ok(())
+    };
+    ip(daemon.network(), format!("link add near type veth peer name far netns {}", outside.path().display()))?;
+    for (network, link, host) in [(daemon.network(), "near", 1), (&outside, "far", 2)] {
+        ip(network, format!("addr add 192.0.2.{host}/24 dev {link}"))?;
+        ip(network, format!("link set {link} up"))?;
+    }
+    Ok(outside)
+}
+
+#[tokio::test]
+async fn rules_that_somebody_deletes_are_made_anew() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let pod = serving(&daemon, "a", &[mapping(v1::Protocol::Tcp, "", 12_000), mapping(v1::Protocol::Udp, "127.0.0.1", 12_001)]).await?;
+    let stopped = daemon.run_pod(&with_ports("stopped", &[mapping(v1::Protocol::Tcp, "", 12_002)])).await?;
+    stopped.stop().await?;
+    let client = pod.run(&ContainerSpec::sleeper("client")).await?;
+    let outside = outside(&daemon)?;
+    let listener = outside.run(|| Ok(std::net::TcpListener::bind("192.0.2.2:8080")?))?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let before = ruleset(&daemon)?;
+    assert!(before.iter().any(|line| line.contains("12000")), "{before:?}");
+    let table = format!("podbox-{}", daemon.bridge());
+    let deletions = [
+        ("flush ruleset".to_owned(), format!("ip {table} and ip6 {table}")),
+        (format!("delete table ip6 {table}"), format!("ip6 {table}")),
+        (format!("delete element ip {table} ports {{ tcp . 12000 }}"), format!("ip {table}")),
+        (format!("flush chain ip {table} postrouting"), format!("ip {table}")),
+    ];
+    for (number, (deletion, tables)) in (1..).zip(deletions) {
+        nft(&daemon, &deletion)?;
+        wait::until_true(&format!("the rules come back: {deletion}"), || ruleset(&daemon).is_ok_and(|rules| rules == before)).await?;
+        assert_eq!(ask(&daemon, "127.0.0.1", 12_000)?, "a", "{deletion}");
+        let call = client.exec(&["/bin/sh", "-c", "echo | nc -w 5 192.0.2.2 8080"]);
+        // The connection is closed at once: that is what ends the client.
+        let accept = async { listener.accept().await.map(|(_, from)| from.ip()) };
+        let (_, from) = tokio::join!(call, tokio::time::timeout(wait::scaled(wait::DEADLINE), accept));
+        assert_eq!(from??.to_string(), "192.0.2.1", "the node's address, not the pod's: {deletion}");
+        wait::until_true("it is said once", || restorations(&daemon) == number).await?;
+        let log = daemon.log();
+        let said = log.lines().rfind(|line| line.contains("are made anew")).context("a warning")?;
+        assert!(said.contains(&format!("rules of table {tables} were deleted")) && said.contains("\"nft\""), "{deletion}: {said}");
+    }
+    pod.end().await?;
+    assert_eq!(elements(&daemon)?, Vec::<String>::new());
+    Ok(())
+}
+
+/// Somebody else is sure that there are to be no rules. Neither side's work is ever done, but podbox's is little.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_deletes_rules_again_and_again_has_no_fight_with_the_daemon_and_no_port_is_lost_or_left() -> Result<()> {
+    const ROUNDS: u16 = 30;
+    let daemon = Daemon::for_test().await?;
+    let stays = serving(&daemon, "stays", &[mapping(v1::Protocol::Tcp, "", 12_000)]).await?;
+    let before = ruleset(&daemon)?;
+    let begin = Instant::now();
+    let is_over = AtomicBool::new(false);
+    let (flushed, pods) = std::thread::scope(|scope| {
+        let flushes = scope.spawn(|| {
+            let mut count = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                nft(&daemon, "flush ruleset")?;
+                count += 1;
+            }
+            anyhow::Ok(count)
+        });
+        let pods = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                for round in 1..=ROUNDS {
+                    let port = i32::from(12_000 + round);
+                    let pod = daemon.run_pod(&with_ports(&format!("p{round}"), &[mapping(v1::Protocol::Tcp, "", port)])).await?;
+                    pod.end().await?;
+                }
+                anyhow::Ok(())
+            })
+        });
+        is_over.store(true, Ordering::Relaxed);
+        (flushes.join(), pods)
+    });
+    pods?;
+    let flushed = flushed.map_err(|_| anyhow!("the thread panicked"))??;
+    wait::until_true("the rules come back", || ruleset(&daemon).is_ok_and(|rules| rules == before)).await?;
+    assert_eq!(ask(&daemon, "127.0.0.1", 12_000)?, "stays");
+    let (made, seconds) = (restorations(&daemon), begin.elapsed().as_secs());
+    assert!(made >= 1 && u64::try_from(made)? <= seconds + 2, "{flushed} flushes, {made} restorations in {seconds} s");
+    Ok(stays.end().await?)
 }

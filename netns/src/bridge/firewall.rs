@@ -16,12 +16,17 @@
 //! A table is always replaced as a whole, in one transaction: there is no moment without the rules, and nothing of an
 //! earlier version of it is left. What a pod's host ports are is added to it and taken from it element by element. The name
 //! carries the bridge's, so bridges do not meet; other chains for the same pods belong into the same table.
+//!
+//! The tables have no owner (`NFT_TABLE_F_OWNER`): administrators can look at them and edit them, kernels before Linux 6.9 would take them away
+//! with the daemon, and to write them anew when somebody [deleted](watch) of them protects them as well.
 
+mod attributes;
 mod conntrack;
 mod expressions;
 mod host_ports;
 mod ranges;
 mod socket;
+mod watch;
 
 use std::ffi::{CStr, CString};
 
@@ -36,6 +41,8 @@ use expressions::{Link, load_address, masquerade, require_in_set, require_link_o
 pub(super) use host_ports::{Added, add, delete};
 use ranges::ranges;
 pub(super) use socket::NftSocket;
+pub use watch::RulesLost;
+pub(super) use watch::Watch;
 
 /// What pods send from.
 const PODS: &CStr = c"pods";
@@ -122,6 +129,11 @@ impl Family {
 
     fn is_ipv6(&self) -> bool {
         self.multicast.is_ipv6()
+    }
+
+    /// As `nft` calls it.
+    fn name(&self) -> &'static str {
+        if self.is_ipv6() { "ip6" } else { "ip" }
     }
 
     /// Those that lead to addresses of this family.

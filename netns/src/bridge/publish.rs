@@ -1,9 +1,9 @@
 //! Host ports come and go with pods.
 //!
 //! Who has which is [`HostPorts`]' business, which the bridge was opened with and reads whenever its rules are made anew. So rules that
-//! somebody deleted come back whole with the next change.
+//! somebody deleted come back whole, as soon as [that is heard](Bridge::rules_lost).
 
-use super::firewall::{self, Added, NftSocket, Rules, Turn};
+use super::firewall::{self, Added, NftSocket, Rules, RulesLost, Turn};
 use super::{Bridge, Shared};
 use crate::error::{BridgeError, FirewallError};
 use crate::host_port::{Forward, HostPorts};
@@ -52,6 +52,31 @@ impl Bridge {
         self.shared.host_ports.release(&owner);
         drop(firewall);
         Ok(())
+    }
+
+    /// Waits until somebody else deletes rules of this bridge, and a moment longer, for what belongs to that. What has been told before is not
+    /// told again.
+    ///
+    /// # Errors
+    /// The kernel would not tell. It may the next time.
+    pub async fn rules_lost(&self) -> Result<RulesLost, BridgeError> {
+        self.shared.watch.lock().await.rules_lost().await.map_err(|source| self.refused(source))
+    }
+
+    /// Makes the rules anew, as when the bridge was opened: for all networks of the bridge, and the host ports of all pods that have some now.
+    /// Nothing is done for a bridge that does not [stand](Bridge::stands).
+    ///
+    /// # Errors
+    /// Names the step. Each family has the rules of before or the new ones.
+    pub async fn restore_rules(&self) -> Result<(), BridgeError> {
+        let firewall = self.shared.firewall.lock().await;
+        if !self.stands().await? {
+            return Ok(());
+        }
+        self.replace_rules(&firewall, None).await?;
+        // As for ports that have just come: they led nowhere, and flows of that time still would.
+        let forwards = self.shared.host_ports.but(None);
+        firewall::forget_flows(&firewall, &forwards, Turn::Came).map_err(|source| self.refused(source))
     }
 
     /// Makes the rules for all networks of the bridge and all host ports but those of one pod.

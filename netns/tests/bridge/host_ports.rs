@@ -245,6 +245,12 @@ fn who_goes_on_calling_by_udp_is_heard_by_whom_the_port_leads_to() {
         stage.bridge.withdraw(&a.id).await.unwrap();
         let (_pod, _b) = stage.pod(2, &[port(PortProtocol::Udp, "192.0.2.1", 53)]).await;
         assert_eq!(call(&outside), "pod2 192.0.2.2");
+        // Who began while somebody else had deleted the rules.
+        delete_nft_tables("podbox-pods0");
+        let outside = stage.outside.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        assert_eq!(call(&outside), "node");
+        stage.bridge.restore_rules().await.unwrap();
+        assert_eq!(call(&outside), "pod2 192.0.2.2");
     });
 }
 

@@ -9,4 +9,5 @@ mod host_ports;
 mod lifecycle;
 mod node;
 mod ports;
+mod rules;
 mod traffic;

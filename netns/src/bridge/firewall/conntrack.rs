@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use nix::errno::Errno;
 
+use super::attributes::Attributes;
 use super::socket::{NftSocket, message};
 use super::{Family, families};
 use crate::error::FirewallError;
@@ -169,31 +170,6 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 
 fn port(bytes: &[u8]) -> Option<u16> {
     bytes.try_into().ok().map(u16::from_be_bytes)
-}
-
-/// A list of netlink attributes (`struct nlattr`), as far as it is one.
-struct Attributes<'a>(&'a [u8]);
-
-struct Attribute<'a> {
-    kind: u16,
-    value: &'a [u8],
-    /// With its header, without padding.
-    whole: &'a [u8],
-}
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = Attribute<'a>;
-
-    fn next(&mut self) -> Option<Attribute<'a>> {
-        const HEADER_BYTES: usize = 4;
-        /// Without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
-        const KIND_MASK: u16 = 0x3fff;
-        let [length_low, length_high, kind_low, kind_high, ..] = *self.0 else { return None };
-        let length = usize::from(u16::from_ne_bytes([length_low, length_high]));
-        let whole = self.0.get(..length).filter(|_| length >= HEADER_BYTES)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Attribute { kind: u16::from_ne_bytes([kind_low, kind_high]) & KIND_MASK, value: &whole[HEADER_BYTES..], whole })
-    }
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use rtnetlink::sys::{Socket, SocketAddr};
 use crate::error::FirewallError;
 
 /// `NETLINK_NETFILTER`
-const NETLINK_NETFILTER: isize = 12;
+pub(super) const NETLINK_NETFILTER: isize = 12;
 /// `NFNL_SUBSYS_NFTABLES`: whom the batch is for.
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 /// `NLMSG_ERROR`: an acknowledgement, with an errno of 0, or a refusal.
 const NLMSG_ERROR: u16 = 2;
 /// `NLMSG_DONE`: the end of a dump.
@@ -26,24 +26,32 @@ const FLAG_DUMP: u16 = 0x300;
 /// `struct nlmsghdr`, in bytes.
 const HEADER_BYTES: usize = 16;
 /// More than a refusal with the message it is about.
-const RECEIVE_BYTES: usize = 64 * 1024;
+pub(super) const RECEIVE_BYTES: usize = 64 * 1024;
 /// Number of the first message of every batch. Answers to an earlier batch have all been read by then.
 const FIRST_SEQUENCE: u32 = 1;
 
 /// A blocking netfilter socket of the network namespace it was opened in.
 #[derive(Debug)]
-pub(in crate::bridge) struct NftSocket(Socket);
+pub(in crate::bridge) struct NftSocket {
+    socket: Socket,
+    port: u32,
+}
 
 impl NftSocket {
     pub(in crate::bridge) fn open() -> Result<Self, FirewallError> {
         let connect = || {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.bind_auto()?;
+            let port = socket.bind_auto()?.port_number();
             socket.connect(&SocketAddr::new(0, 0))?;
             socket.set_non_blocking(true)?;
-            Ok(socket)
+            Ok(Self { socket, port })
         };
-        connect().map(Self).map_err(|source| FirewallError::Open { source })
+        connect().map_err(|source| FirewallError::Open { source })
+    }
+
+    /// The socket's address, by which others are told whose transaction it was.
+    pub(super) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends what `encode` adds as one transaction: all of it happens, or nothing and an error.
@@ -56,14 +64,14 @@ impl NftSocket {
         batch.request().op_batch_end_do(&header);
         let batch = batch.finalize();
         let failed = |source| FirewallError::Exchange { source };
-        self.0.send(batch.payload(), 0).map_err(failed)?;
+        self.socket.send(batch.payload(), 0).map_err(failed)?;
         let answers = self.answers().map_err(failed)?;
         verdict(&batch, &answers)
     }
 
     /// Carries out one request, which is no part of a transaction.
     pub(super) fn order(&self, message: &Message) -> io::Result<()> {
-        self.0.send(&message.bytes(FLAG_REQUEST | FLAG_ACK), 0)?;
+        self.socket.send(&message.bytes(FLAG_REQUEST | FLAG_ACK), 0)?;
         match self.answers()?.first() {
             Some(Answer { errno: 0, .. }) => Ok(()),
             Some(Answer { errno, .. }) => Err(io::Error::from_raw_os_error(*errno)),
@@ -73,15 +81,15 @@ impl NftSocket {
 
     /// What there is of a kind: the messages without their headers. The kernel goes on with a dump as its answers are read.
     pub(super) fn dump(&self, message: &Message) -> io::Result<Vec<Vec<u8>>> {
-        self.0.send(&message.bytes(FLAG_REQUEST | FLAG_DUMP), 0)?;
+        self.socket.send(&message.bytes(FLAG_REQUEST | FLAG_DUMP), 0)?;
         let mut found = Vec::new();
         loop {
             let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
-            match self.0.recv(&mut buffer, 0) {
+            match self.socket.recv(&mut buffer, 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => drop(result?),
             }
-            for (kind, body) in Messages(&buffer) {
+            for Received { kind, body, .. } in Messages(&buffer) {
                 match kind {
                     NLMSG_DONE => return Ok(found),
                     NLMSG_ERROR => {
@@ -99,7 +107,7 @@ impl NftSocket {
         let mut answers = Vec::new();
         loop {
             let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
-            match self.0.recv(&mut buffer, 0) {
+            match self.socket.recv(&mut buffer, 0) {
                 Ok(_) => parse_answers(&buffer, &mut answers),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(answers),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -128,18 +136,29 @@ impl Message {
     }
 }
 
-/// The messages of a datagram: their types, and what follows their headers.
-struct Messages<'a>(&'a [u8]);
+/// The messages of a datagram.
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+
+/// A message of the kernel's.
+pub(super) struct Received<'a> {
+    /// Its type.
+    pub(super) kind: u16,
+    /// The socket whose message it answers, or whose doing it tells of.
+    pub(super) port: u32,
+    /// What follows its header.
+    pub(super) body: &'a [u8],
+}
 
 impl<'a> Iterator for Messages<'a> {
-    type Item = (u16, &'a [u8]);
+    type Item = Received<'a>;
 
-    fn next(&mut self) -> Option<(u16, &'a [u8])> {
-        let [l0, l1, l2, l3, kind_low, kind_high, ..] = *self.0 else { return None };
+    fn next(&mut self) -> Option<Received<'a>> {
+        let header = self.0.first_chunk::<HEADER_BYTES>()?;
+        let [l0, l1, l2, l3, kind_low, kind_high, .., p0, p1, p2, p3] = *header;
         let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
         let body = self.0.get(HEADER_BYTES..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([kind_low, kind_high]), body))
+        Some(Received { kind: u16::from_ne_bytes([kind_low, kind_high]), port: u32::from_ne_bytes([p0, p1, p2, p3]), body })
     }
 }
 

@@ -1,7 +1,11 @@
 //! The pod network: the bridge, which is opened when it is first needed and again when somebody deleted it, the pool of
 //! addresses, and who has which ports of the node.
 //!
+//! Rules of the bridge's that somebody else deletes are [kept](rules) while it is open.
+//!
 //! What a pod has is what the pool says. A record may claim more: an address that was given to another meanwhile.
+
+mod rules;
 
 use crate::chain::Chain;
 use ipnetwork::IpNetwork;
@@ -9,6 +13,7 @@ use podbox_netns::{
     AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, HostPort, HostPortError, HostPorts, Owner, PodAddresses, PoolError,
     delete_port, withdraw_host_ports,
 };
+use rules::RulesKeeper;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
@@ -59,6 +64,8 @@ pub struct Network {
     host_ports: HostPorts,
     /// Replaced by an empty one when the bridge in it is found to be gone.
     bridge: Mutex<Arc<OnceCell<Bridge>>>,
+    /// Of the bridge that was opened last.
+    rules: Mutex<Option<RulesKeeper>>,
 }
 
 impl Network {
@@ -68,7 +75,13 @@ impl Network {
     /// The subnets overlap, are too small or are no networks.
     pub fn new(name: &str, subnets: &[IpNetwork]) -> Result<Self, NetworkError> {
         let pool = AddressPool::new(subnets).map_err(NetworkError::Subnets)?;
-        Ok(Self { name: name.to_owned(), pool: Mutex::new(pool), host_ports: HostPorts::default(), bridge: Mutex::default() })
+        Ok(Self {
+            name: name.to_owned(),
+            pool: Mutex::new(pool),
+            host_ports: HostPorts::default(),
+            bridge: Mutex::default(),
+            rules: Mutex::default(),
+        })
     }
 
     fn pool(&self) -> MutexGuard<'_, AddressPool> {
@@ -77,6 +90,10 @@ impl Network {
 
     fn bridge(&self) -> MutexGuard<'_, Arc<OnceCell<Bridge>>> {
         self.bridge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Option<RulesKeeper>> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The bridge, which is looked at: one that was deleted is made again, and the pods that hung on it hang on the new one.
@@ -103,6 +120,7 @@ impl Network {
     async fn open_anew(&self) -> Result<Bridge, BridgeError> {
         let config = BridgeConfig { name: self.name.clone(), subnets: self.subnets() };
         let bridge = Bridge::open(&config, &self.host_ports).await?;
+        *self.rules() = Some(RulesKeeper::of(bridge.clone()));
         for id in bridge.orphans().await? {
             let Some(addresses) = self.addresses(&id) else { continue };
             // One pod that cannot be helped must not keep the others from their network.
@@ -120,6 +138,7 @@ impl Network {
         if bridge.get().is_some_and(|open| open.index() == gone.index()) {
             tracing::warn!(bridge = %self.name, "the pod network's bridge was deleted: it is made again");
             *bridge = Arc::default();
+            *self.rules() = None;
         }
     }
 
