@@ -45,7 +45,7 @@ use crate::rtnl::{self, Rtnl};
 use crate::sysctl;
 pub use attach::{Attachment, delete_port};
 pub use config::BridgeConfig;
-pub use firewall::RulesLost;
+pub use firewall::{ForwardDrop, RulesLost};
 use firewall::{NftSocket, Watch};
 pub use publish::withdraw_host_ports;
 
@@ -181,6 +181,24 @@ impl Bridge {
         let link = rtnl.link(name).await;
         let link = link.map_err(|source| BridgeError::GetLink { link: name.clone(), source })?;
         Ok(link.is_some_and(|link| link.header.index == *index))
+    }
+
+    /// Chains of somebody else's that keep pods' packets from being forwarded, unless rules in them accept those; nothing can be done about them
+    /// here. What legacy iptables has is not seen.
+    ///
+    /// # Errors
+    /// The kernel would not tell.
+    pub async fn forward_drops(&self) -> Result<Vec<ForwardDrop>, BridgeError> {
+        let Shared { name, index, rtnl, .. } = &*self.shared;
+        let refused = |source| BridgeError::Firewall { bridge: name.clone(), source };
+        // With a socket of its own: whoever changes rules is not held up by who only looks.
+        let drops = firewall::forward_drops(&NftSocket::open().map_err(refused)?).map_err(refused)?;
+        if drops.is_empty() {
+            return Ok(drops);
+        }
+        let pods = rtnl.addresses(*index).await;
+        let pods = pods.map_err(|source| BridgeError::ListAddresses { bridge: name.clone(), source })?;
+        Ok(drops.into_iter().filter(|drop| pods.iter().any(|pods| drop.concerns(pods))).collect())
     }
 
     /// The bridge's link index: another one each time that it is made.

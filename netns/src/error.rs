@@ -168,6 +168,12 @@ pub enum FirewallError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The chains of others could not be looked at.
+    #[error("list the chains of nftables")]
+    Chains {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Flows to a port that came or went could not be looked through, or one not be forgotten.
     #[error("forget flows that go where a host port led before")]
     Flows {

@@ -194,3 +194,38 @@ async fn a_deleted_bridge_is_made_again_and_the_pods_that_run_hang_on_it() -> Re
     after.end().await?;
     Ok(before.end().await?)
 }
+
+/// As Docker, ufw and firewalld do. Nobody but the one who did it can let the packets through.
+#[tokio::test]
+async fn a_firewall_that_drops_what_is_forwarded_is_named_in_status() -> Result<()> {
+    let daemon = Daemon::for_test().await?;
+    let nft = |words: &[&str]| -> Result<()> {
+        let output = daemon.network().run(|| Ok(Command::new("nft").args(words).output()?))?;
+        ensure!(output.status.success(), "nft {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    // The condition's message, and all of the node's limits.
+    let told = async || -> Result<(String, String)> {
+        let answer = daemon.runtime().status(podbox_proto::v1::StatusRequest { verbose: true }).await?.into_inner();
+        let conditions = answer.status.context("a status")?.conditions;
+        let network = conditions.into_iter().find(|condition| condition.r#type == "NetworkReady").context("a condition of the network")?;
+        assert!(network.status && network.reason.is_empty(), "the pods are fine: {network:?}");
+        let info: serde_json::Value = serde_json::from_str(answer.info.get("info").context("no info")?)?;
+        Ok((network.message, info["limits"].to_string()))
+    };
+    let (message, limits) = told().await?;
+    assert!(message.is_empty() && !limits.contains("forward"), "{message} {limits}");
+    nft(&["add table inet foreign"])?;
+    nft(&["add chain inet foreign keeps { type filter hook forward priority 0; policy drop; }"])?;
+    let (message, limits) = told().await?;
+    for said in [&message, &limits] {
+        for word in ["chain keeps of table inet foreign", "policy drop", &format!("accept what comes from and goes to {}", daemon.bridge())]
+        {
+            assert!(said.contains(word), "{word:?} is not in {said}");
+        }
+    }
+    nft(&["delete table inet foreign"])?;
+    let (message, limits) = told().await?;
+    assert!(message.is_empty() && !limits.contains("forward"), "{message} {limits}");
+    Ok(())
+}

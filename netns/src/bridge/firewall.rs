@@ -23,6 +23,7 @@
 mod attributes;
 mod conntrack;
 mod expressions;
+mod foreign;
 mod host_ports;
 mod ranges;
 mod socket;
@@ -38,6 +39,8 @@ use crate::error::FirewallError;
 use crate::host_port::Forward;
 pub(super) use conntrack::{Turn, forget_flows};
 use expressions::{Link, load_address, masquerade, require_in_set, require_link_out};
+pub use foreign::ForwardDrop;
+pub(super) use foreign::forward_drops;
 pub(super) use host_ports::{Added, add, delete};
 use ranges::ranges;
 pub(super) use socket::NftSocket;

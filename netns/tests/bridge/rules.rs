@@ -1,4 +1,4 @@
-//! Rules that others delete, and what the bridge hears of it.
+//! What others do to nftables: rules of the bridge's that they delete, and what is forwarded that they drop.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -113,5 +113,35 @@ fn more_than_can_be_heard_is_told_as_such() {
         assert!(nft_rules() > 0);
         nft("flush ruleset");
         assert!(!lost(&bridge).await.is_unknown, "it hears again");
+    });
+}
+
+#[test]
+fn a_chain_that_drops_what_pods_send_is_told_of_as_long_as_it_does() {
+    const FORWARD: &str = "type filter hook forward priority 0; policy";
+    on_node(async |_node: Node| {
+        let bridge = Bridge::open(&config("pods0", &["10.88.0.0/16"]), &HostPorts::default()).await.unwrap();
+        let told = async || bridge.forward_drops().await.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(told().await, Vec::<String>::new());
+        nft(
+            "add table ip filter; add table ip6 filter; add table inet foreign; add table bridge foreign; add table ip asleep { flags dormant; }",
+        );
+        nft(&format!("add chain inet foreign lets {{ {FORWARD} accept; }}"));
+        nft("add chain inet foreign input { type filter hook input priority 0; policy drop; }");
+        nft("add chain inet foreign plain");
+        nft(&format!("add chain bridge foreign forward {{ {FORWARD} drop; }}"));
+        nft(&format!("add chain ip6 filter FORWARD {{ {FORWARD} drop; }}"));
+        nft(&format!("add chain ip asleep forward {{ {FORWARD} drop; }}"));
+        assert_eq!(told().await, Vec::<String>::new(), "none of these concerns what IPv4 pods send");
+        nft(&format!("add chain ip filter FORWARD {{ {FORWARD} drop; }}"));
+        nft(&format!("add chain inet foreign forward {{ {FORWARD} drop; }}"));
+        let mut both = told().await;
+        both.sort();
+        assert_eq!(both, ["chain FORWARD of table ip filter", "chain forward of table inet foreign"]);
+        nft(&format!("chain ip filter FORWARD {{ {FORWARD} accept; }}"));
+        assert_eq!(told().await, ["chain forward of table inet foreign"]);
+        bridge.set_subnets(&["fd00:88::/64".parse().unwrap()]).await.unwrap();
+        nft("delete table inet foreign");
+        assert_eq!(told().await, ["chain FORWARD of table ip6 filter"], "it has IPv6 pods now");
     });
 }

@@ -32,4 +32,9 @@ impl Attribute<'_> {
         let text = self.value.split(|&byte| byte == 0).next().unwrap_or_default();
         String::from_utf8_lossy(text).into_owned()
     }
+
+    /// The value as a number in network byte order, as nftables has them.
+    pub(super) fn number(&self) -> Option<u32> {
+        self.value.try_into().ok().map(u32::from_be_bytes)
+    }
 }

@@ -80,13 +80,13 @@ pub(super) fn of_container(cri: &Cri, record: &ContainerRecord) -> Result<Info, 
     })))
 }
 
-/// The node: its configuration and what was found out about it.
-pub(super) fn of_node(node: &Node) -> Info {
+/// The node: its configuration and what was found out about it. What keeps the network from something is known to the caller.
+pub(super) fn of_node(node: &Node, network: &[String]) -> Info {
     as_info(&json!({
         "config": node.config,
         "facts": node.facts,
         "subnets": node.network.subnets(),
-        "limits": limits(node),
+        "limits": limits(node).iter().chain(network).collect::<Vec<_>>(),
     }))
 }
 

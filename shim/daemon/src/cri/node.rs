@@ -34,10 +34,10 @@ fn condition(name: &str, failure: Option<String>) -> v1::RuntimeCondition {
 /// The answer to Status. Whoever can ask finds the runtime ready; the network is once its bridge is there.
 pub(super) async fn status(cri: &Cri, verbose: bool) -> v1::StatusResponse {
     let user_namespaces = cri.node.facts.no_user_namespaces.is_none();
-    let network = cri.node.network.open().await.err().map(|error| Chain(&error).to_string());
+    let (network, warnings) = network_condition(cri).await;
     v1::StatusResponse {
-        status: Some(v1::RuntimeStatus { conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)] }),
-        info: if verbose { info::of_node(&cri.node) } else { Default::default() },
+        status: Some(v1::RuntimeStatus { conditions: vec![condition("RuntimeReady", None), network] }),
+        info: if verbose { info::of_node(&cri.node, &warnings) } else { Default::default() },
         runtime_handlers: vec![v1::RuntimeHandler {
             name: String::new(),
             features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces }),
@@ -48,6 +48,19 @@ pub(super) async fn status(cri: &Cri, verbose: bool) -> v1::StatusResponse {
             mount_options: true,
         }),
     }
+}
+
+/// A network that stands is ready, whatever another firewall keeps from it: pods run, and reach each other. What it keeps is in the message, and
+/// beside it.
+async fn network_condition(cri: &Cri) -> (v1::RuntimeCondition, Vec<String>) {
+    const NAME: &str = "NetworkReady";
+    let network = &cri.node.network;
+    if let Err(error) = network.open().await {
+        return (condition(NAME, Some(Chain(&error).to_string())), Vec::new());
+    }
+    let unknown = |error| vec![format!("whether another firewall drops what pods send is unknown: {}", Chain(&error))];
+    let warnings = network.warnings().await.unwrap_or_else(unknown);
+    (v1::RuntimeCondition { message: warnings.join("; "), ..condition(NAME, None) }, warnings)
 }
 
 /// The answer to RuntimeConfig: the kubelet follows the driver that it names.

@@ -10,8 +10,8 @@ mod rules;
 use crate::chain::Chain;
 use ipnetwork::IpNetwork;
 use podbox_netns::{
-    AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, HostPort, HostPortError, HostPorts, Owner, PodAddresses, PoolError,
-    delete_port, withdraw_host_ports,
+    AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, ForwardDrop, HostPort, HostPortError, HostPorts, Owner, PodAddresses,
+    PoolError, delete_port, withdraw_host_ports,
 };
 use rules::RulesKeeper;
 use std::os::fd::OwnedFd;
@@ -130,6 +130,22 @@ impl Network {
             }
         }
         Ok(bridge)
+    }
+
+    /// What somebody else's firewall may keep pods from, for whoever runs the node to read: nothing, if it lets all through that is forwarded.
+    ///
+    /// # Errors
+    /// The kernel would not tell.
+    pub async fn warnings(&self) -> Result<Vec<String>, NetworkError> {
+        let drops = self.opened().await?.forward_drops().await.map_err(NetworkError::Bridge)?;
+        let name = &self.name;
+        let warn = |drop: &ForwardDrop| {
+            format!(
+                "{drop} drops what is forwarded (policy drop): unless it has rules that accept what comes from and goes to {name} (iifname and \
+                 oifname), pods do not reach other machines, nor those their host ports"
+            )
+        };
+        Ok(drops.iter().map(warn).collect())
     }
 
     /// Several may find the same bridge gone; the first throws it away.
