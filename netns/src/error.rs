@@ -135,6 +135,14 @@ pub enum SysctlError {
     },
 }
 
+impl SysctlError {
+    /// Whether there is no such file, as for a link that is gone.
+    pub(crate) fn is_absent(&self) -> bool {
+        let (Self::Read { source, .. } | Self::Write { source, .. }) = self;
+        source.kind() == io::ErrorKind::NotFound
+    }
+}
+
 /// The kernel did not take our nftables rules.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

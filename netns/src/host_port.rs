@@ -12,7 +12,7 @@
 //! Sockets of the node are not looked at: whoever listens on a port that a pod is given hears nothing more from outside, as with every
 //! implementation of host ports since they stopped to hold sockets of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,7 +57,7 @@ impl fmt::Display for PortProtocol {
 }
 
 /// A port of the node that is to lead to a port of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HostPort {
     /// Of both ports.
     pub protocol: PortProtocol,
@@ -108,13 +108,23 @@ pub(crate) struct Forward {
     pub(crate) to: SocketAddr,
 }
 
-impl Forward {
-    fn overlaps(&self, other: &Self) -> bool {
-        let either_is_all = self.address.is_none() || other.address.is_none();
-        self.protocol == other.protocol
-            && self.port == other.port
-            && self.to.is_ipv6() == other.to.is_ipv6()
-            && (either_is_all || self.address == other.address)
+/// Protocol, port, and whether it is IPv6's.
+type Key = (PortProtocol, u16, bool);
+
+/// Who has which ports, for a look at many of them.
+#[derive(Default)]
+struct Holders<'a>(HashMap<Key, Vec<(Option<IpAddr>, &'a Owner)>>);
+
+impl<'a> Holders<'a> {
+    fn insert(&mut self, owner: &'a Owner, forward: &Forward) {
+        self.0.entry((forward.protocol, forward.port, forward.to.is_ipv6())).or_default().push((forward.address, owner));
+    }
+
+    /// Whose port excludes this one.
+    fn of(&self, forward: &Forward) -> Option<&'a Owner> {
+        let holders = self.0.get(&(forward.protocol, forward.port, forward.to.is_ipv6()))?;
+        let excludes = |address: &Option<IpAddr>| address.is_none() || forward.address.is_none() || *address == forward.address;
+        holders.iter().find(|(address, _)| excludes(address)).map(|(_, owner)| *owner)
     }
 }
 
@@ -134,15 +144,17 @@ impl HostPorts {
     /// address for one to lead to.
     pub fn reserve(&self, owner: &Owner, addresses: &PodAddresses, ports: &[HostPort]) -> Result<(), HostPortError> {
         let mut pods = self.lock();
+        let mut holders = Holders::default();
+        for (other, theirs) in pods.iter().filter(|(other, _)| *other != owner) {
+            theirs.iter().for_each(|forward| holders.insert(other, forward));
+        }
         let mut forwards: Vec<Forward> = Vec::new();
         for port in ports {
             for forward in forwards_of(port, addresses)? {
-                let others = pods.iter().filter(|(other, _)| *other != owner);
-                let taken = others.flat_map(|(other, theirs)| theirs.iter().map(move |theirs| (other, theirs)));
-                let taken = taken.chain(forwards.iter().map(|ours| (owner, ours)));
-                if let Some((holder, _)) = taken.into_iter().find(|(_, theirs)| theirs.overlaps(&forward)) {
+                if let Some(holder) = holders.of(&forward) {
                     return Err(HostPortError::Taken { port: port.clone(), owner: holder.clone() });
                 }
+                holders.insert(owner, &forward);
                 forwards.push(forward);
             }
         }

@@ -31,7 +31,11 @@ pub(crate) fn ipv6_conf(link: &str, key: &str) -> String {
 
 /// Lets the link take and send 127.0.0.0/8, which is otherwise for the node alone; or not, as it is from the start.
 pub(crate) fn route_loopback_by(link: &str, route: bool) -> Result<(), SysctlError> {
-    set(format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"), if route { "1" } else { "0" })
+    match set(format!("/proc/sys/net/ipv4/conf/{link}/route_localnet"), if route { "1" } else { "0" }) {
+        // A link that is gone routes nothing.
+        Err(error) if !route && error.is_absent() => Ok(()),
+        result => result,
+    }
 }
 
 /// Lets the node pass on IPv4 packets between its links.

@@ -28,6 +28,26 @@ impl NetworkNamespace {
         })
     }
 
+    /// That of another machine, 192.0.2.2 and 2001:db8::2, on a link to a node, which ends with 1 there. It has no way to pods.
+    ///
+    /// # Errors
+    /// The kernel would not make it.
+    pub fn outside(node: &Self) -> Result<Self> {
+        let outside = Self::new()?;
+        let ip = |network: &Self, words: String| {
+            let status = network.run(|| Command::new("ip").args(words.split(' ')).status().context("run ip"))?;
+            ensure!(status.success(), "ip {words}");
+            Ok(())
+        };
+        ip(node, format!("link add near type veth peer name far netns {}", outside.path().display()))?;
+        for (network, link, host) in [(node, "near", 1), (&outside, "far", 2)] {
+            ip(network, format!("addr add 192.0.2.{host}/24 dev {link}"))?;
+            ip(network, format!("addr add 2001:db8::{host}/64 dev {link} nodad"))?;
+            ip(network, format!("link set {link} up"))?;
+        }
+        Ok(outside)
+    }
+
     /// The one this process is in.
     ///
     /// # Errors

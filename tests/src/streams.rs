@@ -248,12 +248,14 @@ impl Forwarding {
     /// The port is not reached, or does not answer in time.
     pub async fn ask(&mut self, port: u16, question: &str) -> Result<String> {
         let (mut data, mut error) = self.dial(port).await?;
-        data.outbound.send(Bytes::from(question.to_owned())).await?;
-        data.outbound.end().await?;
+        // Who is refused at once may not get to say it: why, the other stream says.
+        let said = data.outbound.send(Bytes::from(question.to_owned())).await;
+        let said = if said.is_ok() { data.outbound.end().await } else { said };
         let all = async { tokio::join!(read_all(&mut data.inbound), read_all(&mut error.inbound)) };
         let (answer, error) = tokio::time::timeout(wait::scaled(wait::DEADLINE), all).await.context("the answer")?;
         let error = String::from_utf8_lossy(&error?).into_owned();
         ensure!(error.is_empty(), "{error}");
+        said?;
         Ok(String::from_utf8_lossy(&answer?).into_owned())
     }
 }

@@ -165,10 +165,13 @@ async fn so_many_attach_to_a_pod_and_no_more_and_the_rest_goes_on() -> Result<()
     let refused = loop {
         ensure!(sessions.len() <= 128, "{} clients follow two streams each", sessions.len());
         let mut session = Session::attach(&daemon, &container, ALL).await?;
-        session.say("x\n").await?;
-        match session.wait_for("out x\n").await {
-            Ok(_) => sessions.push(session),
-            // Its output has ended before it said anything.
+        let answer = match session.say("x\n").await {
+            Ok(()) => session.wait_for("out x\n").await.map(drop),
+            refused => refused,
+        };
+        match answer {
+            Ok(()) => sessions.push(session),
+            // It has ended before anything was said.
             Err(_) => break session.finish().await?.outcome,
         }
     };

@@ -23,9 +23,10 @@ const MEBIBYTE: i64 = 1 << 20;
 
 /// A node with an image in its registry, and files for `crictl`.
 struct Walk {
-    daemon: Daemon,
+    // Before the daemon: its network is taken down with the last who holds it.
     crictl: Crictl,
     _registry: Registry,
+    daemon: Daemon,
     image: String,
     pushed: Pushed,
     pod_file: String,

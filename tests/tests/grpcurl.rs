@@ -117,6 +117,7 @@ async fn the_page_leads_through_a_pods_whole_life() -> Result<()> {
     assert!(printed.answers_with("/status/state").eq([&json!("CONTAINER_RUNNING")]));
     assert_eq!(printed.after("stdout")?, "hello from walk, exit code 3");
     assert!(printed.answers_with("/stats/cpu/usageCoreNanoSeconds/value").next().is_some());
+    assert!(printed.answers_with("/url").count() > 0, "no URL of a stream was printed");
     assert!(printed.answers_with("/url").all(|url| url.as_str().is_some_and(|url| url.starts_with("http://127.0.0.1:"))));
     assert_eq!(printed.after("CONTAINER_EXITED")?, "with 7");
     assert!(printed.lines().any(|line| line.ends_with(" stdout F up")), "the log");

@@ -1,6 +1,8 @@
 //! Ports of the node that lead into pods, over the CRI.
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use podbox_proto::v1;
 use podbox_proto::v1::NamespaceMode;
 use podbox_tests::network::NetworkNamespace;
@@ -160,6 +162,33 @@ async fn a_port_of_a_family_that_the_pod_lacks_is_refused_and_one_of_the_nodes_n
     Ok(())
 }
 
+/// Far more than one message to the kernel holds.
+#[tokio::test]
+async fn thousands_of_ports_outlive_the_daemon_and_harm_nobody() -> Result<()> {
+    const COUNT: i32 = 16_384;
+    let mut daemon = Daemon::for_test().await?;
+    let before = daemon.warm_up().await?;
+    let other = serving(&daemon, "other", &[mapping(v1::Protocol::Tcp, "", 9_999)]).await?;
+    let mut ports: Vec<_> = (0..COUNT).map(|number| mapping(v1::Protocol::Tcp, "", 10_000 + number)).collect();
+    let many = serving(&daemon, "many", &ports).await?;
+    ports.push(mapping(v1::Protocol::Tcp, "", 9_000));
+    assert_refused(daemon.run_pod(&with_ports("over", &ports)).await, Code::InvalidArgument, &["config.port_mappings", "16385 mappings"]);
+    let there = elements(&daemon)?;
+    // Two families, beside what they lead to.
+    assert!(there.len() > 2 * COUNT as usize, "{} elements", there.len());
+    daemon.restart().await?;
+    assert!(elements(&daemon)? == there, "other elements than before");
+    assert_eq!(ask(&daemon, "127.0.0.1", 10_000 + COUNT as u16 - 1)?, "many");
+    many.end().await?;
+    assert_eq!(ask(&daemon, "127.0.0.1", 9_999)?, "other");
+    let late = serving(&daemon, "late", &[mapping(v1::Protocol::Tcp, "", 10_000)]).await?;
+    assert_eq!(ask(&daemon, "127.0.0.1", 10_000)?, "late");
+    for pod in [other, late] {
+        pod.end().await?;
+    }
+    Census::settle(&daemon, &before, wait::DEADLINE).await
+}
+
 #[tokio::test]
 async fn after_a_kill_the_ports_are_exactly_those_of_the_pods_that_live() -> Result<()> {
     let mut daemon = Daemon::for_test().await?;
@@ -168,9 +197,17 @@ async fn after_a_kill_the_ports_are_exactly_those_of_the_pods_that_live() -> Res
     let stopped = daemon.run_pod(&with_ports("stopped", &[mapping(v1::Protocol::Tcp, "", 12_002)])).await?;
     stopped.stop().await?;
     let before = elements(&daemon)?;
+    for (port, is_there) in [(12_000, true), (12_001, true), (12_002, false)] {
+        assert_eq!(before.iter().any(|element| element.contains(&format!(". {port} :"))), is_there, "{port}: {before:?}");
+    }
+    let dies = daemon.run_pod(&with_ports("dies", &[mapping(v1::Protocol::Tcp, "", 12_003)])).await?;
+    let pause = dies.pause_pid().await?;
     daemon.kill_9()?;
     assert_eq!(ask(&daemon, "127.0.0.1", 12_000)?, "a", "pods are reached without the daemon");
+    // The pod's end while nobody looks; its port stays its own until it is stopped.
+    kill(Pid::from_raw(pause), Signal::SIGKILL)?;
     daemon.start_again().await?;
+    dies.stop().await?;
     assert_eq!(elements(&daemon)?, before);
     assert_eq!(ask(&daemon, "127.0.0.1", 12_000)?, "a");
     let taken = with_ports("late", &[mapping(v1::Protocol::Tcp, "", 12_001)]);
@@ -193,22 +230,6 @@ fn restorations(daemon: &Daemon) -> usize {
     daemon.log().lines().filter(|line| line.contains(" WARN ") && line.contains("are made anew")).count()
 }
 
-/// A link to another machine, which has no way back to pods: see who it is that calls there.
-fn outside(daemon: &Daemon) -> Result<NetworkNamespace> {
-    let outside = NetworkNamespace::new()?;
-    let ip = |network: &NetworkNamespace, words: String| -> Result<()> {
-        let status = network.run(|| Ok(Command::new("ip").args(words.split(' ')).status()?))?;
-        ensure!(status.success(), "ip {words}");
-        Ok(())
-    };
-    ip(daemon.network(), format!("link add near type veth peer name far netns {}", outside.path().display()))?;
-    for (network, link, host) in [(daemon.network(), "near", 1), (&outside, "far", 2)] {
-        ip(network, format!("addr add 192.0.2.{host}/24 dev {link}"))?;
-        ip(network, format!("link set {link} up"))?;
-    }
-    Ok(outside)
-}
-
 #[tokio::test]
 async fn rules_that_somebody_deletes_are_made_anew() -> Result<()> {
     let daemon = Daemon::for_test().await?;
@@ -216,7 +237,7 @@ async fn rules_that_somebody_deletes_are_made_anew() -> Result<()> {
     let stopped = daemon.run_pod(&with_ports("stopped", &[mapping(v1::Protocol::Tcp, "", 12_002)])).await?;
     stopped.stop().await?;
     let client = pod.run(&ContainerSpec::sleeper("client")).await?;
-    let outside = outside(&daemon)?;
+    let outside = NetworkNamespace::outside(daemon.network())?;
     let listener = outside.run(|| Ok(std::net::TcpListener::bind("192.0.2.2:8080")?))?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;

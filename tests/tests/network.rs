@@ -136,13 +136,7 @@ async fn what_leaves_the_node_carries_the_nodes_address() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("inside")).await?;
     let client = pod.run(&ContainerSpec::sleeper("client")).await?;
-    let far = NetworkNamespace::new()?;
-    ip(daemon.network(), &format!("link add near type veth peer name far netns {}", far.path().display()))?;
-    for (network, link, host) in [(daemon.network(), "near", 1), (&far, "far", 2)] {
-        ip(network, &format!("addr add 192.0.2.{host}/24 dev {link}"))?;
-        ip(network, &format!("addr add 2001:db8::{host}/64 dev {link} nodad"))?;
-        ip(network, &format!("link set {link} up"))?;
-    }
+    let far = NetworkNamespace::outside(daemon.network())?;
     for (address, node) in [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")] {
         let listener = far.run(|| Ok(TcpListener::bind((address.parse::<IpAddr>()?, 8080))?))?;
         listener.set_nonblocking(true)?;

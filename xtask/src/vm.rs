@@ -66,6 +66,9 @@ pub(crate) struct VmArgs {
     /// Only the guest with systemd as its first process, which started podbox from its unit.
     #[arg(long, conflicts_with = "cgroup")]
     systemd: bool,
+    /// Only the guest with SELinux instead of AppArmor.
+    #[arg(long, conflicts_with_all = ["cgroup", "systemd"])]
+    selinux: bool,
     /// Every test program; without it only those for which the kernel makes a difference.
     #[arg(long)]
     all: bool,
@@ -76,7 +79,7 @@ pub(crate) struct VmArgs {
     #[arg(long, value_enum, default_value = "systemd")]
     driver: guest::Driver,
     /// How many guests to run at once.
-    #[arg(long, default_value_t = GUESTS_AT_ONCE, value_parser = clap::value_parser!(u8).range(1..=3))]
+    #[arg(long, default_value_t = GUESTS_AT_ONCE, value_parser = clap::value_parser!(u8).range(1..=4))]
     at_once: u8,
     /// Keep the console's log and the initramfs after a success, too.
     #[arg(long)]
@@ -91,6 +94,7 @@ impl VmArgs {
         Self {
             cgroup: None,
             systemd: false,
+            selinux: false,
             all: false,
             brief: true,
             driver: guest::Driver::Systemd,
@@ -110,10 +114,11 @@ impl VmArgs {
 
     fn guests(&self) -> Vec<Guest> {
         let systemd = Guest::Systemd(self.driver);
-        match (self.systemd, self.cgroup) {
-            (true, _) => vec![systemd],
-            (false, Some(version)) => vec![Guest::Plain(version)],
-            (false, None) => vec![Guest::Plain(guest::Cgroup::V2), Guest::Plain(guest::Cgroup::V1), systemd],
+        match (self.cgroup, self.systemd, self.selinux) {
+            (Some(version), _, _) => vec![Guest::Plain(version)],
+            (None, true, _) => vec![systemd],
+            (None, false, true) => vec![Guest::Selinux],
+            (None, false, false) => vec![Guest::Plain(guest::Cgroup::V2), Guest::Plain(guest::Cgroup::V1), systemd, Guest::Selinux],
         }
     }
 }

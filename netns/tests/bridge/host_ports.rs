@@ -189,6 +189,60 @@ fn what_a_pod_had_leads_nowhere_afterwards_and_others_keep_theirs() {
     });
 }
 
+/// One attribute of netlink's holds some thousand elements, and the room that a socket has by itself not many more.
+#[test]
+fn thousands_of_ports_all_lead_into_the_pod_and_nowhere_afterwards() {
+    on_node(async |node: Node| {
+        const FIRST: u16 = 10_000;
+        const LAST: u16 = 25_000;
+        let mut stage = Stage::set(&node).await;
+        let (_other, _other_server) = stage.pod(1, &[port(PortProtocol::Tcp, "", 80)]).await;
+        let many: Vec<HostPort> = (FIRST..=LAST).map(|number| port(PortProtocol::Tcp, "", number)).collect();
+        let (pod, _server) = stage.pod(2, &many).await;
+        let some = [FIRST, FIRST + 511, FIRST + 512, FIRST + 5_461, LAST];
+        let all_lead = |led: bool| {
+            for number in some {
+                for address in ["192.0.2.1", "2001:db8::1"] {
+                    assert_eq!(here(move || by_tcp(at(address, number))).is_some(), led, "{address} {number}");
+                }
+            }
+            assert!(here(|| by_tcp(at("2001:db8::1", 80))).is_some(), "the other pod's");
+        };
+        all_lead(true);
+        // All rules at once.
+        stage.bridge = Bridge::open(&stage.config, &stage.ports).await.unwrap();
+        all_lead(true);
+        stage.bridge.withdraw(&pod.id).await.unwrap();
+        all_lead(false);
+        // The kernel refuses a port that leads elsewhere.
+        let (_heir, _heirs_server) = stage.pod(3, &many[15_000..]).await;
+        assert_eq!(here(|| by_tcp(at("192.0.2.1", LAST))).unwrap(), "pod3 192.0.2.1");
+    });
+}
+
+#[test]
+fn who_listens_on_ipv6s_loopback_is_heard_there_whatever_port_a_pod_has() {
+    on_node(async |node: Node| {
+        let mut stage = Stage::set(&node).await;
+        let own = TcpListener::bind("[::1]:80").unwrap();
+        thread::spawn(move || own.accept().unwrap().0.write_all(b"node").unwrap());
+        let (_pod, _server) = stage.pod(1, &[port(PortProtocol::Tcp, "", 80)]).await;
+        assert_eq!(here(|| by_tcp(at("::1", 80))).unwrap(), "node");
+        assert!(here(|| by_tcp(at("2001:db8::1", 80))).unwrap().starts_with("pod1"));
+    });
+}
+
+#[test]
+fn the_last_ports_of_a_bridge_that_was_deleted_are_withdrawn() {
+    on_node(async |node: Node| {
+        let mut stage = Stage::set(&node).await;
+        let (a, _a) = stage.pod(1, &[port(PortProtocol::Tcp, "", 80)]).await;
+        node.delete("pods0").await;
+        stage.bridge.withdraw(&a.id).await.unwrap();
+        assert_eq!(here(|| by_tcp(at("192.0.2.1", 80))), None);
+    });
+}
+
 /// As after a restart of the daemon: what it knows is what its records say.
 #[test]
 fn a_bridge_that_is_opened_again_has_the_ports_that_are_reserved_and_no_others() {

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::UNIX_EPOCH;
 
 /// What the guests' root is made of, with all that these depend on.
-const PACKAGES: [&str; 8] = ["apparmor", "busybox-static", "dbus", "iproute2", "libc6", "nftables", "systemd", "util-linux"];
+const PACKAGES: [&str; 9] = ["apparmor", "busybox-static", "dbus", "iproute2", "libc6", "nftables", "secilc", "systemd", "util-linux"];
 
 /// Folders that packages make when they are installed, or that are mount points.
 const FOLDERS: [(&str, u32); 10] = [

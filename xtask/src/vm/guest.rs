@@ -35,6 +35,8 @@ pub(super) enum Guest {
     Plain(Cgroup),
     /// systemd is its first process and started podbox from its unit; cgroups of version 2.
     Systemd(Driver),
+    /// As that with cgroups of version 2, under SELinux instead of AppArmor.
+    Selinux,
 }
 
 /// How much longer than on a machine of today everything may take: what is emulated runs 10 to 20 times slower, and others may be at work.
@@ -46,25 +48,34 @@ impl Guest {
             Self::Plain(Cgroup::V2) => "cgroup-v2",
             Self::Plain(Cgroup::V1) => "cgroup-v1",
             Self::Systemd(_) => "systemd",
+            Self::Selinux => "selinux",
         }
     }
 
     /// What the guest's scripts read: assignments of a shell.
     pub(super) fn settings(self, program_max: Duration) -> String {
         let (init, cgroup, driver) = match self {
-            Self::Plain(Cgroup::V2) => ("/run/vm/boot", "v2", Driver::Cgroupfs),
+            Self::Plain(Cgroup::V2) | Self::Selinux => ("/run/vm/boot", "v2", Driver::Cgroupfs),
             Self::Plain(Cgroup::V1) => ("/run/vm/boot", "v1", Driver::Cgroupfs),
             Self::Systemd(driver) => ("/lib/systemd/systemd", "v2", driver),
         };
-        let seconds = program_max.as_secs();
-        format!("INIT={init}\nCGROUP={cgroup}\nDRIVER={driver}\nSLOWNESS={SLOWNESS}\nPROGRAM_SECONDS_MAX={seconds}\n")
+        let (seconds, module) = (program_max.as_secs(), self.security_module());
+        format!("INIT={init}\nCGROUP={cgroup}\nDRIVER={driver}\nSECURITY={module}\nSLOWNESS={SLOWNESS}\nPROGRAM_SECONDS_MAX={seconds}\n")
     }
 
-    /// Of the kernel. A panic ends the machine at once; AppArmor is on.
+    /// As the kernel calls it.
+    fn security_module(self) -> &'static str {
+        if self == Self::Selinux { "selinux" } else { "apparmor" }
+    }
+
+    /// Of the kernel. A panic ends the machine at once; one of the security modules is on; the timer is not held to be broken where the machine
+    /// outside is too busy for it to tick in time.
     pub(super) fn kernel_arguments(self) -> String {
-        let common = "console=ttyS0 panic=-1 oops=panic apparmor=1 security=apparmor random.trust_cpu=on mitigations=off";
+        let module = self.security_module();
+        let common =
+            format!("console=ttyS0 panic=-1 oops=panic {module}=1 security={module} random.trust_cpu=on mitigations=off no_timer_check");
         match self {
-            Self::Plain(_) => format!("{common} loglevel=5"),
+            Self::Plain(_) | Self::Selinux => format!("{common} loglevel=5"),
             Self::Systemd(_) => {
                 format!("{common} loglevel=5 systemd.unit=multi-user.target systemd.show_status=false systemd.unified_cgroup_hierarchy=1")
             }
@@ -78,6 +89,7 @@ impl fmt::Display for Guest {
             Self::Plain(Cgroup::V2) => f.write_str("cgroup v2"),
             Self::Plain(Cgroup::V1) => f.write_str("cgroup v1"),
             Self::Systemd(driver) => write!(f, "systemd and the {driver} driver"),
+            Self::Selinux => f.write_str("SELinux"),
         }
     }
 }

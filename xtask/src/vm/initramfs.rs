@@ -9,9 +9,10 @@ use std::fs;
 use std::path::Path;
 
 /// What the guest runs: name, mode, text.
-const SCRIPTS: [(&str, u32, &str); 3] = [
+const SCRIPTS: [(&str, u32, &str); 4] = [
     ("boot", 0o755, include_str!("guest/boot")),
     ("run-tests", 0o755, include_str!("guest/run-tests")),
+    ("policy.cil", 0o644, include_str!("guest/policy.cil")),
     ("podbox-vm.service", 0o644, include_str!("guest/podbox-vm.service")),
 ];
 

@@ -53,6 +53,9 @@ const MATTERS: &[(&str, [Extent; 3])] = &[
     ("user_namespace_refusals", [Kernel, Kernel, All]),
 ];
 
+/// What runs in the guest with SELinux, whatever the extent; it lacks SELinux everywhere else.
+const FOR_SELINUX: &str = "selinux";
+
 /// Test programs that run in guests only where they are named: they need Debian packages that no guest has.
 const NEED_PACKAGES: &[&str] = &["pull", "pull_tls"];
 
@@ -132,7 +135,7 @@ pub(super) fn build() -> Result<Programs> {
         tests.extend(of_package(package)?.into_iter().map(|(name, path)| (format!("{prefix}{name}"), path)));
     }
     tests.sort();
-    for (name, _) in MATTERS {
+    for name in MATTERS.iter().map(|(name, _)| *name).chain([FOR_SELINUX]) {
         ensure!(tests.iter().any(|(built, _)| built == name), "{name} is to run in guests, and there is no such test program");
     }
     Ok(Programs { podbox, tests })
@@ -165,7 +168,10 @@ fn select(programs: &[&str], guest: Guest, extent: Extent, filters: &[String]) -
     if !named.is_empty() {
         return Selection { programs: named, filters };
     }
-    let is_asked_for = |name: &&&str| !filters.is_empty() || extent >= smallest_extent(name, guest);
+    let is_asked_for = |name: &&&str| match guest {
+        Guest::Selinux => **name == FOR_SELINUX,
+        _ => !filters.is_empty() || extent >= smallest_extent(name, guest),
+    };
     let runs = |name: &&&str| is_asked_for(name) && !NEED_PACKAGES.contains(*name);
     Selection { programs: programs.iter().filter(runs).map(|name| (*name).to_owned()).collect(), filters }
 }
@@ -173,7 +179,7 @@ fn select(programs: &[&str], guest: Guest, extent: Extent, filters: &[String]) -
 fn smallest_extent(program: &str, guest: Guest) -> Extent {
     let Some((_, [v2, v1, systemd])) = MATTERS.iter().find(|(name, _)| *name == program) else { return All };
     match guest {
-        Guest::Plain(Cgroup::V2) => *v2,
+        Guest::Plain(Cgroup::V2) | Guest::Selinux => *v2,
         Guest::Plain(Cgroup::V1) => *v1,
         Guest::Systemd(_) => *systemd,
     }
@@ -189,7 +195,7 @@ mod tests {
     }
 
     fn selected(guest: Guest, extent: Extent, filters: &[&str]) -> (Vec<String>, Vec<String>) {
-        let selection = select(&["crash", "images", "pull", "stats", "unit_file"], guest, extent, &texts(filters));
+        let selection = select(&["crash", "images", "pull", "selinux", "stats", "unit_file"], guest, extent, &texts(filters));
         (selection.programs, selection.filters)
     }
 
@@ -201,9 +207,14 @@ mod tests {
         assert_eq!(selected(plain, Brief, &[]), (texts(&["stats"]), texts(&[])));
         assert_eq!(selected(systemd, Kernel, &[]), (texts(&["stats", "unit_file"]), texts(&[])));
         assert_eq!(selected(systemd, Brief, &[]), (texts(&["unit_file"]), texts(&[])));
-        assert_eq!(selected(plain, All, &[]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&[])));
+        assert_eq!(selected(plain, All, &[]), (texts(&["crash", "images", "selinux", "stats", "unit_file"]), texts(&[])));
+        assert_eq!(selected(Guest::Selinux, All, &[]), (texts(&["selinux"]), texts(&[])));
+        assert_eq!(selected(Guest::Selinux, Kernel, &["crash"]), (texts(&["crash"]), texts(&[])));
         assert_eq!(selected(plain, Kernel, &["images"]), (texts(&["images"]), texts(&[])));
         assert_eq!(selected(plain, Kernel, &["images", "pulled"]), (texts(&["images"]), texts(&["pulled"])));
-        assert_eq!(selected(plain, Kernel, &["pulled"]), (texts(&["crash", "images", "stats", "unit_file"]), texts(&["pulled"])));
+        assert_eq!(
+            selected(plain, Kernel, &["pulled"]),
+            (texts(&["crash", "images", "selinux", "stats", "unit_file"]), texts(&["pulled"]))
+        );
     }
 }

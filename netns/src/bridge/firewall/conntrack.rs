@@ -7,10 +7,13 @@
 //! They are found by looking at all and deleted one by one, by what tells a flow from all others: a request that names less is, to kernels
 //! before Linux 5.8, one to forget everything.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 
 use super::attributes::Attributes;
 use super::socket::{NftSocket, message};
@@ -44,8 +47,13 @@ pub(in crate::bridge) fn forget_flows(socket: &NftSocket, forwards: &[Forward], 
             Err(error) if is_unknown(&error) => continue,
             flows => flows.map_err(failed)?,
         };
-        for flow in flows.iter().filter_map(|flow| Flow::parse(flow)).filter(|flow| udp.iter().any(|forward| flow.is_untrue(forward, turn)))
-        {
+        let own = own_addresses().map_err(failed)?;
+        let mut by_port: HashMap<u16, Vec<&Forward>> = HashMap::new();
+        udp.iter().for_each(|forward| by_port.entry(forward.port).or_default().push(forward));
+        let is_untrue = |flow: &Flow| {
+            by_port.get(&flow.sent_to.port()).is_some_and(|some| some.iter().any(|forward| flow.is_untrue(forward, turn, &own)))
+        };
+        for flow in flows.iter().filter_map(|flow| Flow::parse(flow)).filter(is_untrue) {
             let body = [&header(&family)[..], &flow.identity].concat();
             match socket.order(&message(DELETE, &body)) {
                 // It has ended meanwhile.
@@ -102,22 +110,29 @@ impl Flow {
         Some(Self { protocol: original.protocol, sent_to: original.destination, went_to: reply.source, identity })
     }
 
-    fn is_untrue(&self, forward: &Forward, turn: Turn) -> bool {
+    /// `own`: the node's addresses.
+    fn is_untrue(&self, forward: &Forward, turn: Turn, own: &HashSet<IpAddr>) -> bool {
         if self.protocol != forward.protocol.number() || self.sent_to.port() != forward.port {
             return false;
         }
         match turn {
             Turn::Came => {
-                self.went_to != forward.to && forward.address.map_or_else(|| is_own(self.sent_to.ip()), |own| own == self.sent_to.ip())
+                let to = self.sent_to.ip();
+                let is_the_nodes = || to.is_loopback() || own.contains(&to);
+                self.went_to != forward.to && forward.address.map_or_else(is_the_nodes, |address| address == to)
             }
             Turn::Went => self.went_to == forward.to,
         }
     }
 }
 
-/// Whether the node has this address: a socket can have no other one.
-fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+/// Of all links of this network namespace.
+fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+    let of = |address: SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    Ok(getifaddrs()?.filter_map(|link| link.address.and_then(of)).collect())
 }
 
 /// One direction of a flow.
@@ -206,14 +221,15 @@ mod tests {
             port: 53,
             to: to.parse().expect("an address"),
         };
+        let own = HashSet::new();
         for (address, to, came, went) in [
             (None, "10.1.0.2:5353", false, true),
             (None, "10.1.0.3:5353", true, false),
             (Some("127.0.0.1"), "10.1.0.3:5353", true, false),
             (Some("192.0.2.1"), "10.1.0.3:5353", false, false),
         ] {
-            assert_eq!(flow.is_untrue(&forward(address, to), Turn::Came), came, "{address:?} {to}");
-            assert_eq!(flow.is_untrue(&forward(address, to), Turn::Went), went, "{address:?} {to}");
+            assert_eq!(flow.is_untrue(&forward(address, to), Turn::Came, &own), came, "{address:?} {to}");
+            assert_eq!(flow.is_untrue(&forward(address, to), Turn::Went, &own), went, "{address:?} {to}");
         }
     }
 

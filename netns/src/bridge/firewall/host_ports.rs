@@ -27,10 +27,10 @@
 //! - A pod that calls the node's port from the same bridge would be answered by the other pod directly, and one that calls its own would
 //!   hear from itself: such calls come from the bridge. So do calls from 127.0.0.1, which no pod could answer.
 //! - 127.0.0.0/8 leaves the node only since the bridge's `route_localnet` is on, which lets pods address it, too: the guard keeps that out,
-//!   as it would be without. IPv6 knows no such thing, and `::1` leads nowhere.
+//!   as it would be without. IPv6 knows no such thing: `::1` is left alone (`ip6 daddr != ::1` in both hooks), whoever listens there.
 
 use std::ffi::CStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_bindings::nftables::{Chained, CmpOps, Nfgenmsg, SetFlags};
 use nix::errno::Errno;
@@ -62,6 +62,8 @@ const INET_SERVICE: u32 = 13;
 const TYPE_BITS: u32 = 6;
 /// What protocols and ports take in a key.
 const PART_BYTES: u32 = 4;
+/// Elements of one message: an attribute, as their list is, has at most 65,535 bytes, and an element some seventy.
+const ELEMENTS_A_MESSAGE: usize = 512;
 
 /// What became of elements that were to be added.
 #[derive(Debug, PartialEq, Eq)]
@@ -155,6 +157,12 @@ pub(super) fn encode(batch: &mut Chained<'_>, family: &Family, table: &CStr, bri
         encode_base_chain(batch, &header, table, name, c"nat", (hook, PRIORITY_DSTNAT));
         let mut request = batch.request().set_create().set_append().op_newrule_do(&header);
         let rule = request.encode().push_table(table).push_chain(name).nested_expressions();
+        let rule = if family.is_ipv6() {
+            let rule = load_address(rule, family.destination_offset, family.address_bytes);
+            compare(rule, CmpOps::Neq, &Ipv6Addr::LOCALHOST.octets())
+        } else {
+            rule
+        };
         go_to(require_local_destination(rule), HOST_PORTS);
     }
     encode_masquerade(batch, family, table, bridge, Caller::Pod);
@@ -197,35 +205,40 @@ fn encode_elements(batch: &mut Chained<'_>, family: &Family, table: &CStr, forwa
         // Several ports of the node may lead to the same one of a pod.
         elements.sort();
         elements.dedup();
-        if elements.is_empty() {
-            continue;
+        for elements in elements.chunks(ELEMENTS_A_MESSAGE) {
+            encode_change(batch, &family.header(), (table, kind.name), elements, change);
         }
-        let header = family.header();
-        match change {
-            Change::Add => {
-                let mut request = batch.request().set_create().op_newsetelem_do(&header);
-                let mut list = request.encode().push_table(table).push_set(kind.name).nested_elements();
-                for (key, data) in &elements {
-                    let entry = list.nested_elem().nested_key().push_value(key).end_nested();
-                    list = match data {
-                        Some(data) => entry.nested_data().push_value(data).end_nested().end_nested(),
-                        None => entry.end_nested(),
-                    };
-                }
+    }
+}
+
+fn encode_change(batch: &mut Chained<'_>, header: &Nfgenmsg, (table, set): (&CStr, &CStr), elements: &[Element], change: Change) {
+    match change {
+        Change::Add => {
+            let mut request = batch.request().set_create().op_newsetelem_do(header);
+            let mut list = request.encode().push_table(table).push_set(set).nested_elements();
+            for (key, data) in elements {
+                let entry = list.nested_elem().nested_key().push_value(key).end_nested();
+                list = match data {
+                    Some(data) => entry.nested_data().push_value(data).end_nested().end_nested(),
+                    None => entry.end_nested(),
+                };
             }
-            Change::Delete => {
-                let mut request = batch.request().op_delsetelem_do(&header);
-                let mut list = request.encode().push_table(table).push_set(kind.name).nested_elements();
-                for (key, _) in &elements {
-                    list = list.nested_elem().nested_key().push_value(key).end_nested().end_nested();
-                }
+        }
+        Change::Delete => {
+            let mut request = batch.request().op_delsetelem_do(header);
+            let mut list = request.encode().push_table(table).push_set(set).nested_elements();
+            for (key, _) in elements {
+                list = list.nested_elem().nested_key().push_value(key).end_nested().end_nested();
             }
         }
     }
 }
 
-/// A key and, in a map, where it leads; `None` if this forward does not belong here.
-fn element(kind: &Kind<'_>, forward: &Forward) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+/// A key and, in a map, where it leads.
+type Element = (Vec<u8>, Option<Vec<u8>>);
+
+/// `None` if this forward does not belong here.
+fn element(kind: &Kind<'_>, forward: &Forward) -> Option<Element> {
     let number = forward.protocol.number();
     let (address, port) = if kind.is_map { (forward.address, forward.port) } else { (Some(forward.to.ip()), forward.to.port()) };
     if address.is_some() != kind.has_address {

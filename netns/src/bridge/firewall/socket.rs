@@ -7,6 +7,7 @@ use std::io;
 
 use netlink_bindings::nftables::{Chained, ChainedFinal, Nfgenmsg};
 use netlink_bindings::traits::NetlinkChained;
+use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::{Socket, SocketAddr};
 
 use crate::error::FirewallError;
@@ -27,8 +28,12 @@ const FLAG_DUMP: u16 = 0x300;
 const HEADER_BYTES: usize = 16;
 /// More than a refusal with the message it is about.
 pub(super) const RECEIVE_BYTES: usize = 64 * 1024;
-/// Number of the first message of every batch. Answers to an earlier batch have all been read by then.
+/// Number of the first message of every batch. Answers to an earlier one have been read by then, or thrown away.
 const FIRST_SEQUENCE: u32 = 1;
+/// Room for the answers to a batch of some thousand messages. It is used only while it is needed.
+const ANSWERS_BYTES: usize = 4 << 20;
+/// What the kernel wants of room for what is sent, beside its bytes.
+const SEND_SPARE_BYTES: usize = 64 * 1024;
 
 /// A blocking netfilter socket of the network namespace it was opened in.
 #[derive(Debug)]
@@ -44,6 +49,9 @@ impl NftSocket {
             let port = socket.bind_auto()?.port_number();
             socket.connect(&SocketAddr::new(0, 0))?;
             socket.set_non_blocking(true)?;
+            // A refusal repeats no more than the header of what it is about.
+            socket.set_cap_ack(true)?;
+            setsockopt(&socket, sockopt::RcvBufForce, &ANSWERS_BYTES)?;
             Ok(Self { socket, port })
         };
         connect().map_err(|source| FirewallError::Open { source })
@@ -64,13 +72,27 @@ impl NftSocket {
         batch.request().op_batch_end_do(&header);
         let batch = batch.finalize();
         let failed = |source| FirewallError::Exchange { source };
-        self.socket.send(batch.payload(), 0).map_err(failed)?;
+        self.drain();
+        self.send_all(batch.payload()).map_err(failed)?;
         let answers = self.answers().map_err(failed)?;
         verdict(&batch, &answers)
     }
 
+    /// A batch goes in one piece or not at all: the kernel is given room for it.
+    fn send_all(&self, batch: &[u8]) -> io::Result<()> {
+        setsockopt(&self.socket, sockopt::SndBufForce, &(batch.len() + SEND_SPARE_BYTES))?;
+        self.socket.send(batch, 0).map(drop)
+    }
+
+    /// Throws away what an exchange that failed half-way has left to be read.
+    fn drain(&self) {
+        // It says at most once that something was lost.
+        let _ = self.answers().or_else(|_| self.answers());
+    }
+
     /// Carries out one request, which is no part of a transaction.
     pub(super) fn order(&self, message: &Message) -> io::Result<()> {
+        self.drain();
         self.socket.send(&message.bytes(FLAG_REQUEST | FLAG_ACK), 0)?;
         match self.answers()?.first() {
             Some(Answer { errno: 0, .. }) => Ok(()),
@@ -81,6 +103,7 @@ impl NftSocket {
 
     /// What there is of a kind: the messages without their headers. The kernel goes on with a dump as its answers are read.
     pub(super) fn dump(&self, message: &Message) -> io::Result<Vec<Vec<u8>>> {
+        self.drain();
         self.socket.send(&message.bytes(FLAG_REQUEST | FLAG_DUMP), 0)?;
         let mut found = Vec::new();
         loop {

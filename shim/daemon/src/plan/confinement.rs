@@ -60,11 +60,7 @@ impl ProcessConfinement {
         let filter = self.seccomp.iter().map(|filter| Op::ReadSeccompFilter { path: filter.file.clone() });
         ops.splice(0..0, apparmor.chain(selinux).chain(filter));
         if let Some(label) = self.file_label() {
-            let mut is_of_pods_users = false;
-            for op in ops {
-                is_of_pods_users |= matches!(op, Op::EnterUserNamespace { .. });
-                label_files(op, &label, is_of_pods_users);
-            }
+            ops.iter_mut().for_each(|op| label_files(op, &label));
         }
     }
 
@@ -77,14 +73,15 @@ impl ProcessConfinement {
 
 /// Every file of a mount that is the process's alone. Volumes are labelled as the host has them.
 ///
-/// Of file systems that belong to a user namespace, the kernel lets tmpfs, ramfs and devpts (newer kernels overlayfs, too) say what their
-/// files are, and refuses all others (`EACCES`, `selinux_set_mnt_opts()`): message queues have what the node's policy gives them then. The
+/// Message queues have what the node's policy gives them: the pod's are one file system, which the kernel makes with the IPC namespace, and
+/// which cannot be mounted with another label than it has (`EINVAL`). Of file systems that belong to a user namespace, the kernel lets tmpfs,
+/// ramfs and devpts (newer kernels overlayfs, too) say what their files are, and refuses all others (`EACCES`, `selinux_set_mnt_opts()`): the
 /// overlays of such pods are put together before the namespace is entered, and belong to the node's.
-fn label_files(op: &mut Op, label: &str, is_of_pods_users: bool) {
+fn label_files(op: &mut Op, label: &str) {
     match op {
         Op::OverlayRoot { overlay, .. } | Op::OpenOverlay { overlay, .. } => overlay.context = Some(label.to_owned()),
         Op::OpenImage(layers) => layers.context = Some(label.to_owned()),
-        Op::Mount { fs, .. } if matches!(fs.kind.as_str(), "tmpfs" | "devpts") || fs.kind == "mqueue" && !is_of_pods_users => {
+        Op::Mount { fs, .. } if matches!(fs.kind.as_str(), "tmpfs" | "devpts") => {
             fs.options.push(("context".to_owned(), Some(label.to_owned())));
         }
         _ => {}
@@ -140,8 +137,7 @@ mod tests {
             target: "/x".into(),
             fs: podbox_plan::FileSystem { kind: kind.to_owned(), options: vec![], attributes: podbox_plan::MountAttributes::default() },
         };
-        let within = Op::EnterUserNamespace { mount: false, net: false, ipc: false, uts: false, cgroup: false };
-        let mut ops = vec![of("tmpfs"), of("mqueue"), of("proc"), within, of("tmpfs"), of("devpts"), of("mqueue")];
+        let mut ops = vec![of("tmpfs"), of("mqueue"), of("proc"), of("devpts")];
         let confinement =
             ProcessConfinement { selinux: Some("system_u:system_r:container_t:s0:c1,c2".to_owned()), ..ProcessConfinement::default() };
         confinement.apply(&mut ops);
@@ -150,7 +146,7 @@ mod tests {
             .iter()
             .filter_map(|op| if let Op::Mount { fs, .. } = op { Some(fs.options == std::slice::from_ref(&label)) } else { None })
             .collect();
-        assert_eq!(is_labelled, [true, true, false, true, true, false]);
+        assert_eq!(is_labelled, [true, false, false, true]);
     }
 
     #[test]

@@ -4,14 +4,15 @@ use super::RequestError;
 use super::common::{enum_value, shortened};
 use podbox_netns::{HostPort, PortProtocol};
 use podbox_proto::v1;
-use std::net::IpAddr;
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const PROTOCOL: &str = "config.port_mappings.protocol";
 const HOST_IP: &str = "config.port_mappings.host_ip";
 const HOST_PORT: &str = "config.port_mappings.host_port";
 const CONTAINER_PORT: &str = "config.port_mappings.container_port";
-/// The kubelet sends one for each port that the pod's containers name.
-const MAPPINGS_MAX: usize = 65_536;
+/// The kubelet sends one for each port that the pod's containers name; more than these fit into no object of Kubernetes'.
+const MAPPINGS_MAX: usize = 16_384;
 
 /// The mappings that name a host port; the others ask for nothing. What stands there twice is there once.
 pub(super) fn host_ports(mappings: &[v1::PortMapping]) -> Result<Vec<HostPort>, RequestError> {
@@ -19,7 +20,7 @@ pub(super) fn host_ports(mappings: &[v1::PortMapping]) -> Result<Vec<HostPort>, 
         let reason = format!("{} mappings are over the limit of {MAPPINGS_MAX}", mappings.len());
         return Err(RequestError::invalid("config.port_mappings", reason));
     }
-    let mut ports = Vec::new();
+    let (mut ports, mut seen) = (Vec::new(), HashSet::new());
     for mapping in mappings.iter().filter(|mapping| mapping.host_port != 0) {
         let port = HostPort {
             protocol: match enum_value(PROTOCOL, mapping.protocol)? {
@@ -31,7 +32,7 @@ pub(super) fn host_ports(mappings: &[v1::PortMapping]) -> Result<Vec<HostPort>, 
             port: port(HOST_PORT, mapping.host_port)?,
             pod_port: port(CONTAINER_PORT, mapping.container_port)?,
         };
-        if !ports.contains(&port) {
+        if seen.insert(port.clone()) {
             ports.push(port);
         }
     }
@@ -48,8 +49,11 @@ fn host_ip(text: &str) -> Result<Option<IpAddr>, RequestError> {
         return Ok(None);
     }
     match text.parse::<IpAddr>() {
-        Ok(address) if address.to_canonical().is_multicast() => {
+        Ok(address) if address.to_canonical().is_multicast() || address.to_canonical() == IpAddr::V4(Ipv4Addr::BROADCAST) => {
             Err(RequestError::invalid(HOST_IP, format!("{address} is an address of many nodes")))
+        }
+        Ok(address) if address == IpAddr::V6(Ipv6Addr::LOCALHOST) => {
+            Err(RequestError::invalid(HOST_IP, "::1 cannot lead into a pod: what is sent there does not leave the node's own loopback"))
         }
         Ok(address) => Ok(Some(address.to_canonical())),
         Err(_) => Err(RequestError::invalid(HOST_IP, format!("{:?} is no address", shortened(text)))),
@@ -78,6 +82,8 @@ mod tests {
             (mapping(3, "", 80, 80), PROTOCOL),
             (mapping(0, "localhost", 80, 80), HOST_IP),
             (mapping(0, "224.0.0.1", 80, 80), HOST_IP),
+            (mapping(0, "255.255.255.255", 80, 80), HOST_IP),
+            (mapping(0, "::1", 80, 80), HOST_IP),
             (mapping(0, "", 65_536, 80), HOST_PORT),
             (mapping(0, "", -1, 80), HOST_PORT),
             (mapping(0, "", 80, 0), CONTAINER_PORT),
