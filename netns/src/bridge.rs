@@ -189,16 +189,20 @@ impl Bridge {
     /// # Errors
     /// The kernel would not tell.
     pub async fn forward_drops(&self) -> Result<Vec<ForwardDrop>, BridgeError> {
-        let Shared { name, index, rtnl, .. } = &*self.shared;
-        let refused = |source| BridgeError::Firewall { bridge: name.clone(), source };
+        let refused = |source| self.refused(source);
         // With a socket of its own: whoever changes rules is not held up by who only looks.
         let drops = firewall::forward_drops(&NftSocket::open().map_err(refused)?).map_err(refused)?;
         if drops.is_empty() {
             return Ok(drops);
         }
-        let pods = rtnl.addresses(*index).await;
-        let pods = pods.map_err(|source| BridgeError::ListAddresses { bridge: name.clone(), source })?;
+        let pods = self.networks().await?;
         Ok(drops.into_iter().filter(|drop| pods.iter().any(|pods| drop.concerns(pods))).collect())
+    }
+
+    /// The networks that pods have addresses of, as the bridge's own addresses have them.
+    async fn networks(&self) -> Result<Vec<IpNetwork>, BridgeError> {
+        let Shared { name, index, rtnl, .. } = &*self.shared;
+        rtnl.addresses(*index).await.map_err(|source| BridgeError::ListAddresses { bridge: name.clone(), source })
     }
 
     /// The bridge's link index: another one each time that it is made.

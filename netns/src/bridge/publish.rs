@@ -74,16 +74,16 @@ impl Bridge {
             return Ok(());
         }
         self.replace_rules(&firewall, None).await?;
-        // As for ports that have just come: they led nowhere, and flows of that time still would.
+        // Flows of the time without rules go on as they began: ports led nowhere, as before they came.
         let forwards = self.shared.host_ports.but(None);
-        firewall::forget_flows(&firewall, &forwards, Turn::Came).map_err(|source| self.refused(source))
+        firewall::forget_flows(&firewall, &forwards, Turn::Came).map_err(|source| self.refused(source))?;
+        firewall::forget_unmasqueraded(&firewall, &self.networks().await?).map_err(|source| self.refused(source))
     }
 
     /// Makes the rules for all networks of the bridge and all host ports but those of one pod.
     pub(super) async fn replace_rules(&self, firewall: &NftSocket, but: Option<&Owner>) -> Result<(), BridgeError> {
-        let Shared { name, index, rtnl, host_ports, .. } = &*self.shared;
-        let pods = rtnl.addresses(*index).await;
-        let pods = pods.map_err(|source| BridgeError::ListAddresses { bridge: name.clone(), source })?;
+        let Shared { name, host_ports, .. } = &*self.shared;
+        let pods = self.networks().await?;
         let forwards = host_ports.but(but);
         let rules = Rules { bridge: name, pods: &pods, forwards: &forwards };
         // The guard must be there before what it guards, and go after it.

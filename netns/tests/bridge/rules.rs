@@ -13,6 +13,13 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(300);
 const TABLES: [&str; 2] = ["ip podbox-pods0", "ip6 podbox-pods0"];
 
+/// As others' address translation does, without which nothing is remembered of a flow while the bridge has no rules: what they leave as it is
+/// stays as it is.
+pub fn settle_flows(family: &str, hook: &str) {
+    nft(&format!("add table {family} foreign; add chain {family} foreign {hook} {{ type nat hook {hook} priority 0; }}"));
+    nft(&format!("add rule {family} foreign {hook} ct state new accept"));
+}
+
 fn nft(commands: &str) {
     let output = Command::new("nft").arg(commands).output().unwrap();
     assert!(output.status.success(), "nft {commands}: {}", String::from_utf8_lossy(&output.stderr));

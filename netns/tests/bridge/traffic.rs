@@ -1,12 +1,14 @@
 //! Who reaches whom, and as whom.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use podbox_netns::{AddressPool, Bridge, HostPorts};
-use rtnetlink::{LinkBridge, LinkMessageBuilder};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, RouteMessageBuilder};
 
-use crate::node::{Netns, Node, Pod, call, config, on_node};
+use crate::node::{Netns, Node, Pod, call, config, delete_nft_tables, on_node};
+use crate::rules::settle_flows;
 
 const DUAL: [&str; 2] = ["10.88.0.0/16", "fd00:88::/64"];
 
@@ -154,5 +156,55 @@ fn pods_of_an_earlier_subnet_keep_their_network() {
         assert_eq!(caller_seen(&old.netns, &new.netns, new.ips()[0]), old.ips()[0]);
         let addresses = node.addresses("pods0").await;
         assert!(addresses.contains(&"10.1.0.1/24".parse().unwrap()), "{addresses:?}");
+    });
+}
+
+/// Its packets would go on as they began, with an address that the outside has no way back to.
+#[test]
+fn who_goes_on_calling_outside_is_masqueraded_again_once_the_rules_are_back() {
+    on_node(async |node: Node| {
+        let outside = node.add_uplink(1500).await;
+        let config = config("pods0", &["10.88.0.0/16", "fd00:88::/64"]);
+        let bridge = Bridge::open(&config, &HostPorts::default()).await.unwrap();
+        let pod = Pod::attach(&bridge, &mut AddressPool::new(&config.subnets).unwrap(), 1).await;
+        // Others' chains see to it that a flow is settled meanwhile.
+        for family in ["ip", "ip6"] {
+            settle_flows(family, "postrouting");
+        }
+        for (any, target, node) in [("0.0.0.0:0", "192.0.2.2:53", "192.0.2.1"), ("[::]:0", "[2001:db8::2]:53", "2001:db8::1")] {
+            let target: std::net::SocketAddr = target.parse().unwrap();
+            let server = outside.run(move || UdpSocket::bind(target).unwrap());
+            server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let client = pod.netns.run(move || UdpSocket::bind(any).unwrap());
+            let call = || {
+                client.send_to(b"?", target).unwrap();
+                server.recv_from(&mut [0; 16]).unwrap().1
+            };
+            delete_nft_tables("podbox-pods0");
+            let from = call().ip();
+            assert!(pod.ips().contains(&from), "as it is: {from}");
+            bridge.restore_rules().await.unwrap();
+            assert_eq!(call().ip().to_string(), node);
+        }
+        // Now there is a way back.
+        let pods = RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix("10.88.0.0".parse().unwrap(), 16);
+        let pods = pods.gateway("192.0.2.1".parse().unwrap()).build();
+        outside.ask(async |outside: Node| outside.rtnl.route().add(pods).execute().await.unwrap());
+        let server = outside.run(|| UdpSocket::bind("192.0.2.2:54").unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let client = pod.netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let call = || {
+            client.send_to(b"?", "192.0.2.2:54").unwrap();
+            let (_, from) = server.recv_from(&mut [0; 16]).unwrap();
+            server.send_to(b"!", from).unwrap();
+            client.recv_from(&mut [0; 16]).unwrap();
+            from
+        };
+        delete_nft_tables("podbox-pods0");
+        let from = call();
+        assert!(pod.ips().contains(&from.ip()), "as it is: {from}");
+        bridge.restore_rules().await.unwrap();
+        assert_eq!(call(), from, "what is answered is let alone");
     });
 }

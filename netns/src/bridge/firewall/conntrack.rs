@@ -4,6 +4,9 @@
 //! the port did not lead to a pod yet; to an address that is nobody's, if it does not any more. TCP notices and calls anew; a caller by UDP
 //! that goes on calling from the same port would keep the flow alive for ever. So such flows are forgotten.
 //!
+//! The like goes for what pods send to others: what went out as it is goes on so, and finds no way back, whatever it is. After rules were lost
+//! and made anew, such flows are forgotten as well.
+//!
 //! They are found by looking at all and deleted one by one, by what tells a flow from all others: a request that names less is, to kernels
 //! before Linux 5.8, one to forget everything.
 
@@ -11,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
@@ -36,30 +40,45 @@ pub(in crate::bridge) enum Turn {
 
 /// Forgets what `turn` of these has made untrue. Without such flows, or a kernel that would tell of them, nothing is done.
 pub(in crate::bridge) fn forget_flows(socket: &NftSocket, forwards: &[Forward], turn: Turn) -> Result<(), FirewallError> {
-    let failed = |source| FirewallError::Flows { source };
     for family in families() {
         let udp: Vec<_> = family.own(forwards).into_iter().filter(|forward| forward.protocol == PortProtocol::Udp).collect();
-        if udp.is_empty() {
-            continue;
+        if !udp.is_empty() {
+            let mut by_port: HashMap<u16, Vec<&Forward>> = HashMap::new();
+            udp.iter().for_each(|forward| by_port.entry(forward.port).or_default().push(forward));
+            forget(socket, &family, |flow, own| {
+                by_port.get(&flow.sent_to.port()).is_some_and(|some| some.iter().any(|forward| flow.is_untrue(forward, turn, own)))
+            })?;
         }
-        let flows = match socket.dump(&message(GET, &header(&family))) {
-            // Without conntrack's messages in the kernel, nobody can tell.
-            Err(error) if is_unknown(&error) => continue,
-            flows => flows.map_err(failed)?,
-        };
-        let own = own_addresses().map_err(failed)?;
-        let mut by_port: HashMap<u16, Vec<&Forward>> = HashMap::new();
-        udp.iter().for_each(|forward| by_port.entry(forward.port).or_default().push(forward));
-        let is_untrue = |flow: &Flow| {
-            by_port.get(&flow.sent_to.port()).is_some_and(|some| some.iter().any(|forward| flow.is_untrue(forward, turn, &own)))
-        };
-        for flow in flows.iter().filter_map(|flow| Flow::parse(flow)).filter(is_untrue) {
-            let body = [&header(&family)[..], &flow.identity].concat();
-            match socket.order(&message(DELETE, &body)) {
-                // It has ended meanwhile.
-                Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
-                result => result.map_err(failed)?,
-            }
+    }
+    Ok(())
+}
+
+/// Forgets what pods of these networks began to send to others while nothing was masqueraded, and what nobody answered: nobody can. What is
+/// answered goes by another way, and stays.
+pub(in crate::bridge) fn forget_unmasqueraded(socket: &NftSocket, pods: &[IpNetwork]) -> Result<(), FirewallError> {
+    for family in families() {
+        if pods.iter().any(|pods| pods.is_ipv6() == family.is_ipv6()) {
+            forget(socket, &family, |flow, own| flow.lacks_masquerade(pods, family.multicast, own))?;
+        }
+    }
+    Ok(())
+}
+
+/// Those that are meant, which is told with the node's addresses.
+fn forget(socket: &NftSocket, family: &Family, is_meant: impl Fn(&Flow, &HashSet<IpAddr>) -> bool) -> Result<(), FirewallError> {
+    let failed = |source| FirewallError::Flows { source };
+    let flows = match socket.dump(&message(GET, &header(family))) {
+        // Without conntrack's messages in the kernel, nobody can tell.
+        Err(error) if is_unknown(&error) => return Ok(()),
+        flows => flows.map_err(failed)?,
+    };
+    let own = own_addresses().map_err(failed)?;
+    for flow in flows.iter().filter_map(|flow| Flow::parse(flow)).filter(|flow| is_meant(flow, &own)) {
+        let body = [&header(family)[..], &flow.identity].concat();
+        match socket.order(&message(DELETE, &body)) {
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
+            result => result.map_err(failed)?,
         }
     }
     Ok(())
@@ -78,10 +97,15 @@ fn is_unknown(error: &io::Error) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 struct Flow {
     protocol: u8,
-    /// Where its first packet was sent.
+    /// Who sent its first packet.
+    sent_by: IpAddr,
+    /// Where that was sent.
     sent_to: SocketAddr,
     /// Where it is answered from: there it went.
     went_to: SocketAddr,
+    /// Where an answer is sent: whom it seemed to come from.
+    seemed_by: IpAddr,
+    is_answered: bool,
     /// The attributes that name it: its tuple, its id, its zone.
     identity: Vec<u8>,
 }
@@ -91,14 +115,18 @@ impl Flow {
     fn parse(message: &[u8]) -> Option<Self> {
         const TUPLE_ORIGINAL: u16 = 1;
         const TUPLE_REPLY: u16 = 2;
+        const STATUS: u16 = 3;
+        /// `IPS_SEEN_REPLY`
+        const SEEN_REPLY: u32 = 1 << 1;
         const ID: u16 = 12;
         const ZONE: u16 = 18;
         const HEADER_BYTES: usize = 4;
-        let (mut original, mut reply, mut identity) = (None, None, Vec::new());
+        let (mut original, mut reply, mut status, mut identity) = (None, None, 0, Vec::new());
         for attribute in Attributes(message.get(HEADER_BYTES..)?) {
             match attribute.kind {
                 TUPLE_ORIGINAL => original = Tuple::parse(attribute.value),
                 TUPLE_REPLY => reply = Tuple::parse(attribute.value),
+                STATUS => status = attribute.number().unwrap_or_default(),
                 _ => {}
             }
             if [TUPLE_ORIGINAL, ID, ZONE].contains(&attribute.kind) {
@@ -107,7 +135,23 @@ impl Flow {
             }
         }
         let (original, reply) = (original?, reply?);
-        Some(Self { protocol: original.protocol, sent_to: original.destination, went_to: reply.source, identity })
+        Some(Self {
+            protocol: original.protocol,
+            sent_by: original.source.ip(),
+            sent_to: original.destination,
+            went_to: reply.source,
+            seemed_by: reply.destination.ip(),
+            is_answered: status & SEEN_REPLY != 0,
+            identity,
+        })
+    }
+
+    /// As the rules have it: see the table.
+    fn lacks_masquerade(&self, pods: &[IpNetwork], multicast: IpNetwork, own: &HashSet<IpAddr>) -> bool {
+        let is_pods = |address: IpAddr| pods.iter().any(|pods| pods.contains(address));
+        let to = self.went_to.ip();
+        let goes_out = is_pods(self.sent_by) && !is_pods(to) && !multicast.contains(to);
+        goes_out && !self.is_answered && self.seemed_by == self.sent_by && !to.is_loopback() && !own.contains(&to)
     }
 
     /// `own`: the node's addresses.
@@ -174,7 +218,9 @@ impl Tuple {
                 _ => {}
             }
         }
-        Some(Self { protocol: protocol?, source: SocketAddr::new(source?, from?), destination: SocketAddr::new(destination?, to?) })
+        // Some protocols have no ports.
+        let [from, to] = [from, to].map(Option::unwrap_or_default);
+        Some(Self { protocol: protocol?, source: SocketAddr::new(source?, from), destination: SocketAddr::new(destination?, to) })
     }
 }
 
