@@ -6,8 +6,8 @@
 
 use super::images;
 use crate::build::{self, Profile};
-use crate::terminal;
-use anyhow::{Context, Result, bail};
+use crate::{interrupt, terminal};
+use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
 use podbox_tests::{Daemon, DaemonOptions, Registry, host};
 use std::fs::{File, Permissions};
@@ -30,19 +30,13 @@ pub(crate) struct Parts {
     podbox: PathBuf,
     registry: PathBuf,
     store: PathBuf,
+    /// Where the store was made; it goes with this.
+    _made: Option<TempDir>,
 }
 
 /// Where parts are made and logs are kept.
 pub(crate) fn folder() -> PathBuf {
     build::workspace().join("target/conformance")
-}
-
-/// Goes into a new IPC namespace, with all that is started afterwards: specs make segments in the node's, and leave them there.
-///
-/// # Errors
-/// The kernel would not.
-pub(crate) fn leave_ipc_namespace() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWIPC).context("leave the IPC namespace")
 }
 
 impl Parts {
@@ -53,18 +47,16 @@ impl Parts {
     pub(crate) fn make(profile: Profile) -> Result<Option<Self>> {
         let Some(critest) = host::critest()? else { return Ok(None) };
         let (podbox, registry) = (build::program("podbox", "podbox", profile)?, host::docker_registry()?);
-        let store = folder().join("store");
-        match std::fs::remove_dir_all(&store) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("remove the old images"),
-            _ => images::all(&folder())?.store(&store)?,
-        }
-        Ok(Some(Self { critest, podbox, registry, store }))
+        let made = tempfile::tempdir_in(folder()).context("make a folder for the images")?;
+        let store = made.path().join("store");
+        images::all(&folder())?.store(&store)?;
+        Ok(Some(Self { critest, podbox, registry, store, _made: Some(made) }))
     }
 
     /// Those that were made elsewhere and brought to a folder by their names.
     pub(super) fn below(folder: &Path) -> Self {
         let [critest, podbox, registry, store] = Self::NAMES.map(|name| folder.join(name));
-        Self { critest, podbox, registry, store }
+        Self { critest, podbox, registry, store, _made: None }
     }
 
     const NAMES: [&str; 4] = ["critest", "podbox", "docker-registry", "store"];
@@ -85,15 +77,17 @@ pub(crate) struct Suite<'a> {
     registry: Registry,
     /// Has `hosts.toml` for the registries, and what stands for sudo.
     directory: TempDir,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl<'a> Suite<'a> {
-    /// Starts both; `name` is that of the logs.
+    /// Starts both; `name` is that of the logs. The calling thread leaves its IPC namespace, and with it all that is started: specs make
+    /// segments in the node's, and leave them there.
     ///
     /// # Errors
     /// One does not start.
     pub(crate) fn start(parts: &'a Parts, folder: &'a Path, name: &'a str) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWIPC).context("leave the IPC namespace")?;
         let directory = tempfile::tempdir().context("make a directory")?;
         let hosts = directory.path().join("hosts");
         let mirror = format!("server = \"http://127.0.0.1:{PORT}\"\n[host.\"http://127.0.0.1:{PORT}\"]\n");
@@ -110,9 +104,9 @@ impl<'a> Suite<'a> {
             ..DaemonOptions::default()
         };
         let runtime = Runtime::new().context("start the asynchronous runtime")?;
-        let daemon = runtime.block_on(Daemon::start(options))?;
+        let daemon = runtime.block_on(interrupt::or_else(Daemon::start(options)))?;
         let registry = runtime.block_on(Registry::serve(&parts.registry, daemon.network(), PORT, &parts.store))?.quiet();
-        Ok(Self { critest: &parts.critest, folder, name, daemon, registry, directory, _runtime: runtime })
+        Ok(Self { critest: &parts.critest, folder, name, daemon, registry, directory, runtime })
     }
 
     /// Where what critest prints is kept.
@@ -123,7 +117,7 @@ impl<'a> Suite<'a> {
     /// Runs critest to its end, and keeps all logs.
     ///
     /// # Errors
-    /// It cannot be started, or takes longer than `time_max`.
+    /// It cannot be started, takes longer than `time_max`, or a signal comes; it has ended then, too.
     pub(crate) fn critest(&self, flags: &[String], time_max: Duration) -> Result<ExitStatus> {
         let status = self.run_critest(flags, time_max);
         let keep = |kind: &str, text: String| std::fs::write(self.folder.join(format!("{}.{kind}.log", self.name)), text);
@@ -143,20 +137,22 @@ impl<'a> Suite<'a> {
         let mut child = self.daemon.network().run(|| command.spawn().context("start critest"))?;
         let end = Instant::now() + time_max;
         let mut progress = Progress::new(&log);
-        let status = loop {
-            if let Some(status) = child.try_wait().context("look after critest")? {
-                break status;
+        let ended = self.runtime.block_on(interrupt::or_else(async {
+            loop {
+                if let Some(status) = child.try_wait().context("look after critest")? {
+                    return Ok(status);
+                }
+                ensure!(Instant::now() < end, "critest takes more than {} s; its log is {}", time_max.as_secs(), log.display());
+                progress.show();
+                tokio::time::sleep(PAUSE).await;
             }
-            if Instant::now() >= end {
-                let _ = child.kill();
-                let _ = child.wait();
-                bail!("critest takes more than {} s; its log is {}", time_max.as_secs(), log.display());
-            }
-            progress.show();
-            std::thread::sleep(PAUSE);
-        };
+        }));
         progress.end();
-        Ok(status)
+        if ended.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        ended
     }
 }
 
