@@ -212,3 +212,23 @@ async fn a_pod_stops_whose_list_of_shared_cgroups_is_gone() -> Result<()> {
     std::fs::remove_file(daemon.state_dir().join("shared-cgroups.json")).context("the list is there")?;
     Ok(second.end().await?)
 }
+
+/// A pod that begins while the last one before it ends may make what that one had made, and takes away.
+#[tokio::test]
+async fn what_pods_have_in_common_goes_with_the_last_of_many_that_come_and_go() -> Result<()> {
+    const ROUNDS: usize = 12;
+    let daemon = Daemon::for_test_with(DaemonOptions::default().cgroupfs()).await?;
+    let parent = format!("{}/deep/common", daemon.cgroup_parent());
+    for round in 0..ROUNDS {
+        let come_and_go = async |client: usize| -> Result<()> {
+            for number in 0..6 {
+                let spec = PodSpec::new(&format!("{round}-{client}-{number}")).cgroup_parent(&format!("{parent}/{client}-{number}"));
+                daemon.run_pod(&spec).await?.end().await?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(come_and_go(0), come_and_go(1), come_and_go(2))?;
+        assert!(!exists(daemon.cgroup_parent()), "round {round}: {} is left", daemon.cgroup_parent());
+    }
+    Ok(())
+}

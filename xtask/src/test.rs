@@ -1,10 +1,10 @@
 //! `cargo xtask test`: every test there is.
 //!
 //! All is built first: the binary, since the end-to-end tests run it, and what else they run. Then all tests of the workspace run, a few programs
-//! at once ([`lanes`]), and go on after one that fails, so that one call tells of every failure. Beside them, unless only some tests were asked
+//! at once ([`lanes`]), and go on after one that fails, so that one call tells of every failure. After them, unless only some tests were asked
 //! for, guests run ([`vm`]) what is another interface in each: with cgroup v2 and with v1 alone the tests of what cgroups do, with systemd those
-//! of what its cgroup driver makes different. The totals, and what this machine lacks for tests to show what they are to show, go to standard
-//! error.
+//! of what its cgroup driver makes different, with SELinux those of its labels. Beside the machine's own tests a guest would be too slow for
+//! deadlines that are podbox's own. The totals, and what this machine lacks for tests to show what they are to show, go to standard error.
 
 mod lanes;
 
@@ -15,7 +15,6 @@ use anyhow::{Context, Result, anyhow};
 use lanes::Program;
 use podbox_tests::host::{SKIPPED, SKIPPED_FILE};
 use std::path::Path;
-use std::thread;
 use std::time::Instant;
 
 /// For each fuzz target (`tests/fuzz`).
@@ -44,13 +43,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let vm_args = vm::VmArgs::of_test();
     let guests = if args.arguments.is_empty() { guests(&vm_args)? } else { None };
     eprintln!("all is built; {} s", started.elapsed().as_secs());
-    let (here, there) = thread::scope(|scope| {
-        let there = guests.map(|guests| scope.spawn(move || guests.boot()));
-        let here = on_this_machine(&podbox, programs, &args.arguments);
-        eprintln!("on this machine all have run; {} s", started.elapsed().as_secs());
-        (here, there.map(|there| there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
-    });
-    let there = there.transpose();
+    let here = on_this_machine(&podbox, programs, &args.arguments);
+    eprintln!("on this machine all have run; {} s", started.elapsed().as_secs());
+    let there = guests.map(|guests| guests.boot()).transpose();
     if let Ok(Some(outcome)) = &there {
         print!("{outcome}");
     }

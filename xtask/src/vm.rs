@@ -12,7 +12,6 @@
 //! ```
 //!
 //! Two guests run at once, on two processors: what they do is bound by these, but the waits of one, about a tenth, are work of the other.
-//! `cargo xtask test` boots them beside the machine's own tests, which wait half of their time.
 //!
 //! A guest that panics, does not come up, is silent for too long or fails a test fails the command; the last lines of the console are shown then.
 //! Does not know: what the tests promise, or which of them a kernel can run. A test that cannot run says so itself, and is listed.

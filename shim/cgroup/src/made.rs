@@ -42,6 +42,12 @@ impl Made {
         Self(self.0.iter().filter(|directory| directory.exists()).cloned().collect())
     }
 
+    /// Those that are none of another's.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        Self(self.0.iter().filter(|directory| !other.0.contains(directory)).cloned().collect())
+    }
+
     /// Takes over what another has to remove.
     pub fn merge(&mut self, other: Self) {
         self.0.extend(other.0);

@@ -252,6 +252,28 @@ impl Store {
         }
     }
 
+    /// Makes a pod's cgroups while none are removed. Of what is absent the record has noted a part, `noted`; the rest was another pod's, which
+    /// ended since: whatever the pod makes anew of that is put on the list of what pods share, before it is made.
+    ///
+    /// # Errors
+    /// As `absent` and `make`, or the list cannot be written.
+    pub fn make_cgroups<T, E: From<RecordError>>(
+        &self,
+        noted: &Made,
+        absent: impl FnOnce() -> Result<Made, E>,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut shared = self.shared_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
+        let unnoted = absent()?.without(noted);
+        if !unnoted.directories().is_empty() {
+            let mut made = shared.made.clone();
+            made.merge(unnoted);
+            self.write_shared_cgroups(&made)?;
+            *shared = SharedCgroups { made, is_written: true };
+        }
+        make()
+    }
+
     /// Removes cgroup directories that a pod made, and those that pods before it could not remove since others were using them; what is
     /// still used is kept for the next. One at a time: of pods that end at once, the last one finds nobody in what they shared.
     ///

@@ -51,7 +51,8 @@ impl NftSocket {
             socket.set_non_blocking(true)?;
             // A refusal repeats no more than the header of what it is about.
             socket.set_cap_ack(true)?;
-            setsockopt(&socket, sockopt::RcvBufForce, &ANSWERS_BYTES)?;
+            // In a user namespace nobody has more room than everybody.
+            let _ = setsockopt(&socket, sockopt::RcvBufForce, &ANSWERS_BYTES);
             Ok(Self { socket, port })
         };
         connect().map_err(|source| FirewallError::Open { source })
@@ -78,9 +79,9 @@ impl NftSocket {
         verdict(&batch, &answers)
     }
 
-    /// A batch goes in one piece or not at all: the kernel is given room for it.
+    /// A batch goes in one piece or not at all: the kernel is given room for it, or refuses it.
     fn send_all(&self, batch: &[u8]) -> io::Result<()> {
-        setsockopt(&self.socket, sockopt::SndBufForce, &(batch.len() + SEND_SPARE_BYTES))?;
+        let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(batch.len() + SEND_SPARE_BYTES));
         self.socket.send(batch, 0).map(drop)
     }
 

@@ -187,12 +187,19 @@ impl<'a> Reserved<'a> {
     }
 
     async fn make_cgroups_and_files(&self) -> Result<(CgroupEntry, ProcessConfinement), PodError> {
-        let (node, record) = (self.node.clone(), self.record.clone());
+        let (node, store, record) = (self.node.clone(), self.store.clone(), self.record.clone());
         let made = tokio::task::spawn_blocking(move || {
             write_files(&node, &record)?;
             let confinement = confine_pause(&node, &record)?;
             let cgroups = SandboxCgroups::new(&record.cgroup, &record.id);
-            Ok::<_, PodError>((cgroups.make(&node.hierarchies)?, confinement))
+            let absent = || match &record.cgroup_made {
+                Some(_) if record.slice.is_none() => Ok(cgroups.absent(&node.hierarchies)?),
+                // systemd makes and removes them all.
+                _ => Ok(Made::default()),
+            };
+            let noted = record.cgroup_made.clone().unwrap_or_default();
+            let entry = store.make_cgroups(&noted, absent, || Ok::<_, PodError>(cgroups.make(&node.hierarchies)?))?;
+            Ok::<_, PodError>((entry, confinement))
         });
         let made = made.await.map_err(|_| PodError::CutOff)??;
         tracing::debug!(sandbox = %self.record.id, "cgroups and files are there");
