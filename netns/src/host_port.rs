@@ -7,9 +7,10 @@
 //! Invariants of [`HostPorts`]:
 //! - a port of an address belongs to at most one pod, and so does a port of all addresses: it and the same port of any one address of that
 //!   family exclude each other, as they would for two sockets (`bind(2)`);
-//! - what a pod holds is held whole or not at all, until it is released.
+//! - what a pod holds is held whole or not at all, until it is released;
+//! - what is [kept](HostPorts::keep) for the node belongs to no pod.
 //!
-//! Sockets of the node are not looked at: whoever listens on a port that a pod is given hears nothing more from outside, as with every
+//! Other sockets of the node are not looked at: whoever listens on a port that a pod is given hears nothing more from outside, as with every
 //! implementation of host ports since they stopped to hold sockets of their own.
 
 use std::collections::{BTreeMap, HashMap};
@@ -82,13 +83,25 @@ impl fmt::Display for HostPort {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostPortError {
-    /// A pod has it, or one that stands for it.
+    /// Another pod has it, or one that stands for it.
     #[error("{port} belongs to pod {owner} already")]
     Taken {
         /// As it was asked for.
         port: HostPort,
         /// Whose it is.
         owner: Owner,
+    },
+    /// The pod asks for it, or for one that stands for it, more than once.
+    #[error("{port} is asked for twice")]
+    Twice {
+        /// As it was asked for the second time.
+        port: HostPort,
+    },
+    /// It is kept for the node.
+    #[error("{port} is the node's: podbox itself listens there")]
+    Kept {
+        /// As it was asked for.
+        port: HostPort,
     },
     /// An address leads to addresses of its family alone.
     #[error("{port} cannot lead to a pod that has no {} address", if .port.address.is_some_and(|address| address.is_ipv6()) { "IPv6" } else { "IPv4" })]
@@ -111,74 +124,133 @@ pub(crate) struct Forward {
 /// Protocol, port, and whether it is IPv6's.
 type Key = (PortProtocol, u16, bool);
 
-/// Who has which ports, for a look at many of them.
+impl Forward {
+    fn key(&self) -> Key {
+        (self.protocol, self.port, self.to.is_ipv6())
+    }
+}
+
+/// Whose a port is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder<'a> {
+    Pod(&'a Owner),
+    Node,
+}
+
+/// Who has which ports, for a look at many of them. An address that is `None` stands for all.
 #[derive(Default)]
-struct Holders<'a>(HashMap<Key, Vec<(Option<IpAddr>, &'a Owner)>>);
+struct Holders<'a>(HashMap<Key, Vec<(Option<IpAddr>, Holder<'a>)>>);
 
 impl<'a> Holders<'a> {
-    fn insert(&mut self, owner: &'a Owner, forward: &Forward) {
-        self.0.entry((forward.protocol, forward.port, forward.to.is_ipv6())).or_default().push((forward.address, owner));
+    fn insert(&mut self, key: Key, address: Option<IpAddr>, holder: Holder<'a>) {
+        self.0.entry(key).or_default().push((address, holder));
     }
 
     /// Whose port excludes this one.
-    fn of(&self, forward: &Forward) -> Option<&'a Owner> {
-        let holders = self.0.get(&(forward.protocol, forward.port, forward.to.is_ipv6()))?;
+    fn of(&self, forward: &Forward) -> Option<Holder<'a>> {
+        let holders = self.0.get(&forward.key())?;
         let excludes = |address: &Option<IpAddr>| address.is_none() || forward.address.is_none() || *address == forward.address;
-        holders.iter().find(|(address, _)| excludes(address)).map(|(_, owner)| *owner)
+        holders.iter().find(|(address, _)| excludes(address)).map(|(_, holder)| *holder)
     }
 }
 
 /// Which pod has which host ports, in memory. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct HostPorts(Arc<Mutex<BTreeMap<Owner, Vec<Forward>>>>);
+pub struct HostPorts(Arc<Mutex<Ports>>);
+
+#[derive(Debug, Default)]
+struct Ports {
+    pods: BTreeMap<Owner, Vec<Forward>>,
+    /// Where the node listens.
+    kept: Vec<(Key, Option<IpAddr>)>,
+}
+
+impl Ports {
+    fn holders<'a>(&'a self, but: &Owner) -> Holders<'a> {
+        let mut holders = Holders::default();
+        self.kept.iter().for_each(|(key, address)| holders.insert(*key, *address, Holder::Node));
+        for (owner, forwards) in self.pods.iter().filter(|(owner, _)| *owner != but) {
+            forwards.iter().for_each(|forward| holders.insert(forward.key(), forward.address, Holder::Pod(owner)));
+        }
+        holders
+    }
+
+    /// Whose port excludes this one of the node's.
+    fn holder(&self, key: Key, address: Option<IpAddr>) -> Option<&Owner> {
+        let excludes =
+            |forward: &Forward| forward.key() == key && (address.is_none() || forward.address.is_none() || forward.address == address);
+        self.pods.iter().find(|(_, forwards)| forwards.iter().any(excludes)).map(|(owner, _)| owner)
+    }
+}
 
 impl HostPorts {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Owner, Vec<Forward>>> {
+    fn lock(&self) -> MutexGuard<'_, Ports> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the TCP port of a socket of the node's from all pods, from now on.
+    ///
+    /// # Errors
+    /// The pod that has it already; nothing is kept then.
+    pub fn keep(&self, socket: SocketAddr) -> Result<(), Owner> {
+        let mut ports = self.lock();
+        let address = Some(socket.ip()).filter(|ip| !ip.is_unspecified());
+        // One that listens on all addresses of IPv6 listens on those of IPv4, too (ipv6(7), IPV6_V6ONLY).
+        let families = if address.is_none() && socket.is_ipv6() { vec![false, true] } else { vec![socket.is_ipv6()] };
+        let kept: Vec<_> = families.into_iter().map(|is_ipv6| ((PortProtocol::Tcp, socket.port(), is_ipv6), address)).collect();
+        if let Some(owner) = kept.iter().find_map(|(key, address)| ports.holder(*key, *address)) {
+            return Err(owner.clone());
+        }
+        ports.kept.extend(kept);
+        Ok(())
     }
 
     /// Takes host ports for `owner`, whose pod has `addresses`, in place of what it had: all or none.
     ///
     /// # Errors
-    /// [`HostPortError::Taken`] when a pod, maybe this one, has one of them already; [`HostPortError::OtherFamily`] when the pod has no
-    /// address for one to lead to.
-    pub fn reserve(&self, owner: &Owner, addresses: &PodAddresses, ports: &[HostPort]) -> Result<(), HostPortError> {
-        let mut pods = self.lock();
-        let mut holders = Holders::default();
-        for (other, theirs) in pods.iter().filter(|(other, _)| *other != owner) {
-            theirs.iter().for_each(|forward| holders.insert(other, forward));
-        }
+    /// Another pod has one of them, or the node has; one is asked for twice; the pod has no address for one to lead to.
+    pub fn reserve(&self, owner: &Owner, addresses: &PodAddresses, host_ports: &[HostPort]) -> Result<(), HostPortError> {
+        let mut ports = self.lock();
+        let mut holders = ports.holders(owner);
         let mut forwards: Vec<Forward> = Vec::new();
-        for port in ports {
+        for port in host_ports {
             for forward in forwards_of(port, addresses)? {
-                if let Some(holder) = holders.of(&forward) {
-                    return Err(HostPortError::Taken { port: port.clone(), owner: holder.clone() });
+                let port = || port.clone();
+                match holders.of(&forward) {
+                    None => holders.insert(forward.key(), forward.address, Holder::Pod(owner)),
+                    Some(Holder::Node) => return Err(HostPortError::Kept { port: port() }),
+                    Some(Holder::Pod(other)) if other == owner => return Err(HostPortError::Twice { port: port() }),
+                    Some(Holder::Pod(other)) => return Err(HostPortError::Taken { port: port(), owner: other.clone() }),
                 }
-                holders.insert(owner, &forward);
                 forwards.push(forward);
             }
         }
         if forwards.is_empty() {
-            pods.remove(owner);
+            ports.pods.remove(owner);
         } else {
-            pods.insert(owner.clone(), forwards);
+            ports.pods.insert(owner.clone(), forwards);
         }
         Ok(())
     }
 
     /// Frees what `owner` has, once nothing leads to it any more.
     pub fn release(&self, owner: &Owner) {
-        self.lock().remove(owner);
+        self.lock().pods.remove(owner);
     }
 
     /// What leads to `owner`'s pod.
     pub(crate) fn of(&self, owner: &Owner) -> Vec<Forward> {
-        self.lock().get(owner).cloned().unwrap_or_default()
+        self.lock().pods.get(owner).cloned().unwrap_or_default()
+    }
+
+    /// What leads to all pods.
+    pub(crate) fn all(&self) -> Vec<Forward> {
+        self.lock().pods.values().flatten().copied().collect()
     }
 
     /// What leads to all pods but that of `owner`.
-    pub(crate) fn but(&self, owner: Option<&Owner>) -> Vec<Forward> {
-        self.lock().iter().filter(|(other, _)| Some(*other) != owner).flat_map(|(_, forwards)| forwards).copied().collect()
+    pub(crate) fn all_but(&self, owner: &Owner) -> Vec<Forward> {
+        self.lock().pods.iter().filter(|(other, _)| *other != owner).flat_map(|(_, forwards)| forwards).copied().collect()
     }
 }
 
@@ -247,7 +319,38 @@ mod tests {
         let ports = HostPorts::default();
         let both = [port(Tcp, "", 80), port(Tcp, "127.0.0.1", 80)];
         let error = ports.reserve(&Owner::new("a"), &addresses(2), &both).expect_err("twice");
-        assert!(matches!(error, HostPortError::Taken { owner, .. } if owner == Owner::new("a")));
+        assert_eq!(error.to_string(), "TCP port 80 of 127.0.0.1 is asked for twice");
+    }
+
+    #[test]
+    fn no_pod_gets_where_the_node_listens_nor_the_node_what_a_pod_has() {
+        let ports = HostPorts::default();
+        let (a, b) = (Owner::new("a"), Owner::new("b"));
+        let socket = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        ports.reserve(&a, &addresses(2), &[port(Tcp, "192.0.2.1", 80), port(Udp, "", 81)]).expect("free");
+        for (kept, is_taken) in [
+            ("192.0.2.1:80", true),
+            ("0.0.0.0:80", true),
+            ("[::]:80", true),
+            ("192.0.2.2:80", false),
+            ("[2001:db8::1]:80", false),
+            ("[::]:81", false),
+        ] {
+            let due = if is_taken { Err(a.clone()) } else { Ok(()) };
+            assert_eq!(ports.keep(socket(kept)), due, "{kept}");
+        }
+        for (asked, is_kept) in [
+            (port(Tcp, "192.0.2.2", 80), true),
+            (port(Tcp, "", 80), true),
+            (port(Tcp, "192.0.2.3", 80), false),
+            (port(Tcp, "192.0.2.2", 81), true),
+            (port(Tcp, "::", 81), true),
+            (port(Sctp, "", 81), false),
+        ] {
+            let reserved = ports.reserve(&b, &addresses(3), std::slice::from_ref(&asked));
+            assert_eq!(reserved, if is_kept { Err(HostPortError::Kept { port: asked.clone() }) } else { Ok(()) }, "{asked}");
+            ports.release(&b);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What podbox does not do: execute programs, and anything at all while nothing is asked of it.
 
 use anyhow::{Context, Result, bail};
+use podbox_proto::v1;
 use podbox_tests::executions::Executions;
 use podbox_tests::{ContainerSpec, Daemon, Pod, PodSpec};
 use std::collections::BTreeMap;
@@ -17,7 +18,13 @@ async fn nothing_is_executed_but_the_monitor_pause_and_what_was_asked_for() -> R
     let daemon = Daemon::for_test().await?;
     daemon.warm_up().await?;
     let watch = Executions::watch()?;
-    let pod = daemon.run_pod(&PodSpec::new("watched")).await?;
+    let ports = [v1::Protocol::Tcp, v1::Protocol::Udp, v1::Protocol::Sctp].map(|protocol| v1::PortMapping {
+        protocol: protocol.into(),
+        container_port: 80,
+        host_port: 12_000,
+        ..Default::default()
+    });
+    let pod = daemon.run_pod(&PodSpec::new("watched").with(|config| config.port_mappings = ports.to_vec())).await?;
     let container = pod.run(&ContainerSpec::sleeper("c")).await?;
     let mut expected = vec![monitor_of(&pod).await?, pod.pause_pid().await?, container.pid().await?];
     container.stop(0).await?;

@@ -7,12 +7,14 @@ use serde_json::{Deserializer, Value, json};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const PAGE: &str = include_str!("../../docs/grpcurl.md");
-
-/// What stands between lines of three backquotes and `sh`.
-fn script() -> String {
-    let blocks = PAGE.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("```\n").map(|(block, _)| block));
-    blocks.collect::<Vec<_>>().join("\n")
+/// Got from the page as the page says.
+fn script() -> Result<String> {
+    const BLOCKS: &str = "/^```sh$/,/^```$/{/^```/!p}";
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/grpcurl.md");
+    let says = format!("    sed -n '{BLOCKS}' docs/grpcurl.md >walk.sh\n");
+    ensure!(std::fs::read_to_string(&page)?.contains(&says), "the page does not say {says}");
+    let output = Command::new("sed").args(["-n", BLOCKS]).arg(page).output().context("run sed")?;
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// What the script printed, in order: JSON documents as what they are, other lines as text.
@@ -76,7 +78,7 @@ async fn walk() -> Result<Option<Walked>> {
     let programs = program.parent().context("a folder of programs")?.to_owned();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("/bin/sh");
-    command.arg("-c").arg(script()).current_dir(daemon.directory()).stdin(Stdio::null());
+    command.arg("-c").arg(script()?).current_dir(daemon.directory()).stdin(Stdio::null());
     command.env("PATH", path).env("SOCKET", daemon.socket()).env("LOGS", daemon.logs()).env("IMAGE", &image);
     let output = command.output().context("run a shell")?;
     let (text, errors) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);

@@ -6,7 +6,8 @@ use nix::unistd::Pid;
 use podbox_proto::v1;
 use podbox_proto::v1::NamespaceMode;
 use podbox_tests::network::NetworkNamespace;
-use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
+use podbox_tests::streams::{OUTPUTS, exec_url};
+use podbox_tests::{Census, Container, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -160,6 +161,50 @@ async fn a_port_of_a_family_that_the_pod_lacks_is_refused_and_one_of_the_nodes_n
     }
     assert_eq!(elements(&daemon)?, Vec::<String>::new());
     Ok(())
+}
+
+/// Else the pod would be sent what is meant for podbox, with the secrets that let somebody in.
+#[tokio::test]
+async fn no_pod_has_the_port_where_podbox_listens() -> Result<()> {
+    const FEW: std::ops::RangeInclusive<i32> = 40_000..=40_003;
+    let mut daemon = Daemon::for_test().await?;
+    // All that the kernel picks a listener's port of.
+    let range = format!("{} {}", FEW.start(), FEW.end());
+    daemon.network().run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", &range).context("narrow the range of ports"))?;
+    daemon.restart().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    let container = pod.run(&ContainerSpec::sleeper("c")).await?;
+    let own = stream_port(&daemon, &container).await?;
+    assert!(FEW.contains(&own), "{own}");
+    for host_ip in ["", "127.0.0.1"] {
+        let greedy = with_ports("greedy", &[mapping(v1::Protocol::Tcp, host_ip, own)]);
+        let words = ["sandbox default/greedy", &format!("TCP port {own}"), "podbox itself listens there"];
+        assert_refused(daemon.run_pod(&greedy).await, Code::FailedPrecondition, &words);
+    }
+    // The next daemon would sooner or later be given one of these.
+    let others: Vec<_> = FEW.filter(|port| *port != own).map(|port| mapping(v1::Protocol::Tcp, "", port)).collect();
+    let other = daemon.run_pod(&with_ports("other", &others)).await?;
+    for _ in 0..3 {
+        daemon.restart().await?;
+        assert_eq!(stream_port(&daemon, &container).await?, own);
+    }
+    // Nor does a daemon begin that is told to listen there.
+    daemon.terminate().await?;
+    let taken = others.first().context("a port")?.host_port;
+    let config = std::fs::read_to_string(daemon.config_file())?;
+    std::fs::write(daemon.config_file(), format!("{config}\n[stream]\naddress = \"127.0.0.1:{taken}\"\n"))?;
+    let refused = daemon.network().run(|| daemon.command(&["serve"]).output().context("start podbox"))?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("stream.address") && said.contains(&other.id), "{said}");
+    std::fs::write(daemon.config_file(), config)?;
+    daemon.start_again().await
+}
+
+/// Where clients are sent to.
+async fn stream_port(daemon: &Daemon, container: &Container) -> Result<i32> {
+    let url = exec_url(daemon, container, &["true"], OUTPUTS).await?;
+    let port = url.split('/').nth(2).and_then(|host| host.rsplit(':').next()).context("a port in the URL")?;
+    Ok(port.parse()?)
 }
 
 /// Far more than one message to the kernel holds.

@@ -21,6 +21,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 use suite::{Parts, Suite};
 
+/// Several times what a run takes, in a guest too. A guest that is silent for longer is ended.
+const RUN_MAX: Duration = Duration::from_secs(20 * 60);
+const _: () = assert!(RUN_MAX.as_secs() < vm::SILENCE_MAX.as_secs());
+
 /// What is expected of the specs, below the workspace's root.
 const EXPECTED: &str = "tests/conformance/expected.toml";
 
@@ -161,15 +165,13 @@ fn run_once(
     streams: Streams,
     expected: &Expected,
 ) -> Result<(String, Vec<String>)> {
-    /// Several times what a run takes, in a guest too.
-    const TIME_MAX: Duration = Duration::from_secs(20 * 60);
     let started = Instant::now();
     let report = folder.join(format!("{name}.json"));
     let _ = std::fs::remove_file(&report);
     let mut flags = args.flags(streams);
     flags.extend(["-ginkgo.v".to_owned(), format!("-ginkgo.json-report={}", report.display())]);
     let suite = Suite::start(parts, folder, name)?;
-    let status = suite.critest(&flags, TIME_MAX)?;
+    let status = suite.critest(&flags, RUN_MAX)?;
     // Whether all passed is for the report to tell.
     let report = Report::read(&report, args.focus.is_some())
         .with_context(|| format!("critest ended with {status}; its log is {}", suite.log().display()))?;

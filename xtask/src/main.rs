@@ -30,7 +30,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run every test there is.
     Test(test::TestArgs),
-    /// Run the end-to-end tests on Debian's kernel in virtual machines, with cgroup v2, with v1, or with systemd.
+    /// Run the end-to-end tests on Debian's kernel in virtual machines: with cgroup v2, v1, systemd, SELinux.
     Vm(vm::VmArgs),
     /// Check everything that must hold before anything is tested.
     Check(check::CheckArgs),

@@ -29,6 +29,7 @@ use crate::{build, setup};
 use anyhow::{Context, Result, anyhow, ensure};
 use guest::Guest;
 use programs::Programs;
+pub(crate) use qemu::SILENCE_MAX;
 use report::Report;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -42,7 +42,7 @@ impl Bridge {
         }
         let firewall = self.shared.firewall.lock().await;
         let refused = |source| self.refused(source);
-        if self.shared.host_ports.but(Some(&owner)).is_empty() {
+        if self.shared.host_ports.all_but(&owner).is_empty() {
             self.replace_rules(&firewall, Some(&owner)).await?;
         } else {
             firewall::delete(&firewall, &self.shared.name, &forwards).map_err(refused)?;
@@ -75,7 +75,7 @@ impl Bridge {
         }
         self.replace_rules(&firewall, None).await?;
         // Flows of the time without rules go on as they began: ports led nowhere, as before they came.
-        let forwards = self.shared.host_ports.but(None);
+        let forwards = self.shared.host_ports.all();
         firewall::forget_flows(&firewall, &forwards, Turn::Came).map_err(|source| self.refused(source))?;
         firewall::forget_unmasqueraded(&firewall, &self.networks().await?).map_err(|source| self.refused(source))
     }
@@ -84,7 +84,7 @@ impl Bridge {
     pub(super) async fn replace_rules(&self, firewall: &NftSocket, but: Option<&Owner>) -> Result<(), BridgeError> {
         let Shared { name, host_ports, .. } = &*self.shared;
         let pods = self.networks().await?;
-        let forwards = host_ports.but(but);
+        let forwards = but.map_or_else(|| host_ports.all(), |owner| host_ports.all_but(owner));
         let rules = Rules { bridge: name, pods: &pods, forwards: &forwards };
         // The guard must be there before what it guards, and go after it.
         if !needs_loopback(&forwards) {

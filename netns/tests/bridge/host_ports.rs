@@ -333,7 +333,11 @@ fn no_pod_reaches_what_listens_on_the_nodes_loopback() {
         let gets_in = evil.netns.run(|| TcpStream::connect_timeout(&at("127.0.0.1", 9000), Duration::from_secs(2)).is_ok());
         assert!(!gets_in, "to the node's loopback");
         assert!(secret.accept().is_err(), "nobody came");
-        // Nor what it sends as 127.0.0.1.
+        // Nor what it sends as 127.0.0.1, not even where packets from an address of one's own are let in.
+        for link in ["all", "pods0"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/accept_local"), "1").unwrap();
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), "0").unwrap();
+        }
         let own: IpAddr = "127.0.0.1".parse().unwrap();
         let heard = UdpSocket::bind("10.88.0.1:9001").unwrap();
         heard.set_read_timeout(Some(Duration::from_millis(500))).unwrap();

@@ -27,6 +27,7 @@ use podbox_proto::v1::image_service_server::ImageServiceServer;
 use podbox_proto::v1::runtime_service_server::RuntimeServiceServer;
 use rustix::process::Rlimit;
 use std::fs::{DirBuilder, File, Permissions};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -165,8 +166,8 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
 /// The server that clients of exec, attach and port-forward are sent to.
 async fn listen_for_streams(node: &Node) -> anyhow::Result<podbox_stream::Server> {
     let address = node.config.stream.address.0;
-    let server = podbox_stream::Server::bind(address).await;
-    let server = server.with_context(|| node.config.refused("stream.address", &format!("cannot listen on {address}")).to_string())?;
+    let server = listen(node, address, podbox_stream::Server::bind, |server| server.address().port()).await;
+    let server = server.map_err(|error| node.config.refused("stream.address", &format!("{error:#}")))?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "stream.address is reached from outside, and what goes over it is not encrypted");
     }
@@ -178,9 +179,29 @@ async fn listen_for_streams(node: &Node) -> anyhow::Result<podbox_stream::Server
 async fn listen_for_scrapes(node: &Node) -> anyhow::Result<Option<MetricsServer>> {
     let Some(address) = node.config.metrics.address.0 else { return Ok(None) };
     anyhow::ensure!(address.ip().is_loopback(), "metrics.address: {address} is no loopback address: nobody asks who reads metrics");
-    let server = MetricsServer::bind(address).await.with_context(|| format!("listen on {address} (metrics.address)"))?;
+    let server = listen(node, address, MetricsServer::bind, |server| server.address().port()).await.context("metrics.address")?;
     tracing::info!(address = %server.address(), "serving metrics");
     Ok(Some(server))
+}
+
+/// Takes an address that no host port leads away from, and keeps it from pods. Where any port will do it is one that is no pod's.
+async fn listen<S>(
+    node: &Node,
+    address: SocketAddr,
+    bind: impl AsyncFn(SocketAddr) -> std::io::Result<S>,
+    port: impl Fn(&S) -> u16,
+) -> anyhow::Result<S> {
+    // Held until another one is found, so that they are not found again.
+    let mut taken = Vec::new();
+    loop {
+        let server = bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let found = SocketAddr::new(address.ip(), port(&server));
+        match node.network.keep(found) {
+            Ok(()) => return Ok(server),
+            Err(_) if address.port() == 0 => taken.push(server),
+            Err(pod) => anyhow::bail!("TCP port {} is a host port of sandbox {pod}", found.port()),
+        }
+    }
 }
 
 /// How many pods and containers are in which state.

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Several times what both kinds of streams take on a quiet machine.
-const TIME_MAX: Duration = Duration::from_secs(40 * 60);
+/// As long as the runs over both kinds of streams may take.
+const TIME_MAX: Duration = Duration::from_secs(2 * super::RUN_MAX.as_secs());
 /// Where the guest finds its payload.
 const PAYLOAD: &str = "/mnt";
 

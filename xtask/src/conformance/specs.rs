@@ -238,6 +238,12 @@ mod tests {
     }
 
     #[test]
+    fn the_table_is_sound() {
+        let table = Expected::read(&crate::build::workspace().join(crate::conformance::EXPECTED)).expect("it is read");
+        assert!(table.specs_min > 100 && !table.specs.is_empty(), "{table:?}");
+    }
+
+    #[test]
     fn what_was_cut_off_is_a_fault() {
         let text = r#"[{"SpecialSuiteFailureReasons": ["Interrupted by User"], "SpecReports": [
             {"ContainerHierarchyTexts": ["A"], "LeafNodeText": "was not begun", "LeafNodeType": "It", "State": "skipped"},

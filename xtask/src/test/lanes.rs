@@ -11,10 +11,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// Programs at once. More only make each other late: tests of one run side by side already.
-const LANES: usize = 2;
+/// Programs at once: two processors are used a little over half by two of them. More only make each other late: tests of one run side by side
+/// already.
+const LANES: usize = 3;
 /// Programs that take long, most of it waiting: they begin first.
-const LONG: [&str; 5] = ["crictl", "targets", "breakout", "stream_server", "attach"];
+const LONG: [&str; 8] = ["crictl", "targets", "breakout", "user_namespace_attacks", "stop", "stream_server", "attach", "pull_transfer"];
 
 /// A test program, as cargo builds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,6 +26,8 @@ const MODULES: &[&str] = &[
     "veth",
     "nf_tables",
     "nf_conntrack",
+    // By it flows are forgotten that a host port has made untrue.
+    "nf_conntrack_netlink",
     "nf_nat",
     "nft_chain_nat",
     "nft_masq",

@@ -72,7 +72,7 @@ const TEST_THREADS: u32 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Extent {
     /// What every `cargo xtask test` runs: what cgroups do, which are another interface in each guest, what the systemd driver makes
-    /// different, and AppArmor, which the machine outside may not have.
+    /// different, and AppArmor and SCTP, which the machine outside may not have.
     Brief,
     /// All for which the kernel or systemd makes a difference.
     #[default]

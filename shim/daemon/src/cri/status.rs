@@ -293,7 +293,7 @@ fn cgroups_code(error: &CgroupsError) -> Code {
 
 fn network_code(error: &NetworkError) -> Code {
     match error {
-        NetworkError::Subnets(_) | NetworkError::HostPorts { source: HostPortError::Taken { .. }, .. } => Code::InvalidArgument,
+        NetworkError::Subnets(_) | NetworkError::HostPorts { source: HostPortError::Twice { .. }, .. } => Code::InvalidArgument,
         NetworkError::HostPorts { .. } => Code::FailedPrecondition,
         NetworkError::Reserve(_) | NetworkError::Attach { source: BridgeError::BridgeFull { .. }, .. } => Code::ResourceExhausted,
         NetworkError::Bridge(_) | NetworkError::Attach { .. } | NetworkError::Detach { .. } => Code::Internal,

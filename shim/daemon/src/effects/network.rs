@@ -14,6 +14,7 @@ use podbox_netns::{
     PoolError, delete_port, withdraw_host_ports,
 };
 use rules::RulesKeeper;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
@@ -166,6 +167,14 @@ impl Network {
         let addresses = self.pool().reserve(&Owner::new(id)).map_err(NetworkError::Reserve)?;
         self.reserve_host_ports(id, &addresses, host_ports).inspect_err(|_| self.release(id))?;
         Ok(addresses)
+    }
+
+    /// Keeps where the daemon listens from all pods.
+    ///
+    /// # Errors
+    /// The id of the pod that has the port already.
+    pub fn keep(&self, socket: SocketAddr) -> Result<(), Owner> {
+        self.host_ports.keep(socket)
     }
 
     fn reserve_host_ports(&self, id: &str, addresses: &PodAddresses, host_ports: &[HostPort]) -> Result<(), NetworkError> {

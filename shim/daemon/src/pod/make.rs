@@ -79,9 +79,9 @@ async fn try_undo(node: &Arc<Node>, store: &Arc<Store>, record: &SandboxRecord) 
 }
 
 /// A pod knows others by their names.
-fn name_holder(store: &Store, own: &SandboxId, error: NetworkError) -> PodError {
+fn name_holder(store: &Store, error: NetworkError) -> PodError {
     match &error {
-        NetworkError::HostPorts { source: HostPortError::Taken { port, owner }, .. } if owner.as_str() != own.as_str() => {
+        NetworkError::HostPorts { source: HostPortError::Taken { port, owner }, .. } => {
             let holder = store.sandbox(owner.as_str()).map_or_else(
                 |_| owner.to_string(),
                 |holder| format!("{}/{} ({owner})", holder.config.metadata.namespace, holder.config.metadata.name),
@@ -123,9 +123,7 @@ impl<'a> Reserved<'a> {
         check_users_of_pod(&config, &node.facts)?;
         let cgroup = pod_cgroup(&config, &node.pod_parent, &id)?;
         let addresses = match config.network {
-            NetworkMode::Pod => {
-                Some(node.network.reserve(id.as_str(), &config.host_ports).map_err(|error| name_holder(store, &id, error))?)
-            }
+            NetworkMode::Pod => Some(node.network.reserve(id.as_str(), &config.host_ports).map_err(|error| name_holder(store, error))?),
             NetworkMode::Node => None,
         };
         let record = SandboxRecord {
