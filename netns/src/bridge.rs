@@ -18,8 +18,8 @@
 //!   anew and puts the pods' links, which the kernel keeps, on it again;
 //! - rules that somebody deletes are missed at once: the caller waits for [that](Bridge::rules_lost) and has them made anew.
 //!
-//! Netlink does its work before `send` returns. What is done for a pod is done on threads that may wait; what is done for
-//! the bridge, once, on the caller's.
+//! Netlink does its work before `send` returns. What is done for a pod, or to the rules, is done on threads that may wait; what
+//! else is done for the bridge, once, on the caller's.
 
 mod attach;
 mod config;
@@ -47,6 +47,7 @@ pub use attach::{Attachment, delete_port};
 pub use config::BridgeConfig;
 pub use firewall::{ForwardDrop, RulesLost};
 use firewall::{NftSocket, Watch};
+use publish::Firewall;
 pub use publish::withdraw_host_ports;
 
 /// An open bridge. Clones share its sockets, which belong to the network namespace it was opened in.
@@ -62,7 +63,7 @@ struct Shared {
     rtnl: Rtnl,
     host_ports: HostPorts,
     /// Held while the bridge's addresses and, from them and from host ports, the rules are changed.
-    firewall: tokio::sync::Mutex<NftSocket>,
+    firewall: Arc<tokio::sync::Mutex<NftSocket>>,
     /// Held by who waits for what others delete.
     watch: tokio::sync::Mutex<Watch>,
 }
@@ -108,7 +109,7 @@ impl Bridge {
             mtu_bytes,
             rtnl,
             host_ports: host_ports.clone(),
-            firewall: tokio::sync::Mutex::new(firewall),
+            firewall: Arc::new(tokio::sync::Mutex::new(firewall)),
             watch: tokio::sync::Mutex::new(watch),
         };
         let bridge = Self { shared: Arc::new(shared) };
@@ -132,7 +133,7 @@ impl Bridge {
         let Shared { name, index, rtnl, .. } = &*self.shared;
         let bridge = || name.clone();
         let sysctls = |source| BridgeError::Sysctl { bridge: name.clone(), source };
-        let firewall = self.shared.firewall.lock().await;
+        let firewall = Firewall::of(self).await;
         set_bridge_sysctls(name, subnets).map_err(sysctls)?;
         for &subnet in subnets {
             let address = gateway(subnet);
@@ -143,7 +144,7 @@ impl Bridge {
                 _ => {}
             }
         }
-        self.replace_rules(&firewall, None).await?;
+        self.replace_rules(firewall, None).await?;
         // Last, so that nothing is ever forwarded with a pod's address in it.
         forward(subnets).map_err(sysctls)
     }
@@ -154,7 +155,7 @@ impl Bridge {
     /// [`BridgeError::PortsRemain`] when a pod is still attached; nothing is deleted then.
     pub async fn remove(self) -> Result<(), BridgeError> {
         let Shared { name, index, rtnl, .. } = &*self.shared;
-        let firewall = self.shared.firewall.lock().await;
+        let firewall = Firewall::of(&self).await;
         let ports = rtnl.ports(*index).await;
         let ports = ports.map_err(|source| BridgeError::ListPorts { bridge: name.clone(), source })?;
         if let Some(port) = ports.first() {
@@ -167,8 +168,8 @@ impl Bridge {
             }
             _ => {}
         }
-        let removed = firewall::remove(&firewall, name);
-        removed.map_err(|source| BridgeError::Firewall { bridge: name.clone(), source })
+        let bridge = name.clone();
+        firewall.order(move |socket| firewall::remove(socket, &bridge)).await.map(drop)
     }
 
     /// Whether the bridge is still the one that was opened. One that was deleted, and perhaps made again, takes no pod any

@@ -17,7 +17,6 @@ pub(crate) use guest::InGuestArgs;
 use specs::{Expected, Report};
 use std::fmt;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 use suite::{Parts, Suite};
 
@@ -121,19 +120,14 @@ pub(crate) fn run(args: &ConformanceArgs) -> Result<()> {
         None | Some(Place::Guest) => true,
     };
     // Both wait more than they work.
-    let (here, there) = thread::scope(|scope| {
-        let there = in_guest.then(|| scope.spawn(|| guest::run(&parts, &args.specs)));
-        let here = if args.on == Some(Place::Guest) { Ok(()) } else { on_this_machine(&parts, args) };
-        if let Err(error) = &here
-            && error.is::<Interrupted>()
-        {
-            // All that ran here has ended; a guest ends with this program.
-            eprintln!("error: {error:#}");
-            std::process::exit(1);
-        }
-        (here, there.map_or(Ok(()), |there| there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
-    });
-    match (here, there) {
+    let there = in_guest.then(|| guest::begin(&parts, &args.specs)).transpose()?;
+    let here = if args.on == Some(Place::Guest) { Ok(()) } else { on_this_machine(&parts, args) };
+    // Who does not wait for a guest ends, and it with them.
+    let here = match here {
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        here => here,
+    };
+    match (here, there.map_or(Ok(()), guest::Begun::end)) {
         (Err(here), Err(there)) => Err(there.context(format!("{here:#}; and in a guest"))),
         (here, there) => here.and(there),
     }

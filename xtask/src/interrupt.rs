@@ -2,10 +2,13 @@
 
 use anyhow::{Context, Result};
 use std::fmt;
+use std::sync::OnceLock;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// The signal that came, as an error.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Interrupted {
     Sigint,
     Sigterm,
@@ -22,16 +25,49 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// What `work` gives, unless a signal comes first: then `work` is dropped where it waits.
+/// The last signal that came.
+type Signals = watch::Receiver<Option<Interrupted>>;
+
+/// What `work` gives, unless a signal comes first, or came since the first call: then `work` is dropped where it waits. From the first call
+/// on signals do nothing else.
 ///
 /// # Errors
 /// Those of `work`, and [`Interrupted`].
 pub(crate) async fn or_else<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut interrupted = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-    let mut terminated = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut signals = signals()?;
     tokio::select! {
         done = work => done,
-        _ = interrupted.recv() => Err(Interrupted::Sigint.into()),
-        _ = terminated.recv() => Err(Interrupted::Sigterm.into()),
+        came = signals.wait_for(Option::is_some) => {
+            let came = came.context("the watch for signals has ended")?;
+            Err(came.context("no signal")?.into())
+        }
     }
+}
+
+/// Those of this program, which a thread of its own watches for as long as it runs.
+fn signals() -> Result<Signals> {
+    static SIGNALS: OnceLock<Result<Signals, String>> = OnceLock::new();
+    SIGNALS.get_or_init(|| watch_signals().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+}
+
+fn watch_signals() -> Result<Signals> {
+    let (sender, signals) = watch::channel(None);
+    let runtime = Builder::new_current_thread().enable_io().build().context("start the asynchronous runtime")?;
+    // From here on none is missed.
+    let handles = runtime.block_on(async { [SignalKind::interrupt(), SignalKind::terminate()].map(signal) });
+    let [interrupted, terminated] = handles;
+    let mut interrupted = interrupted.context("handle SIGINT")?;
+    let mut terminated = terminated.context("handle SIGTERM")?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                let came = tokio::select! {
+                    _ = interrupted.recv() => Interrupted::Sigint,
+                    _ = terminated.recv() => Interrupted::Sigterm,
+                };
+                sender.send_replace(Some(came));
+            }
+        })
+    });
+    Ok(signals)
 }

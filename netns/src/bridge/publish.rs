@@ -9,6 +9,33 @@ use crate::error::{BridgeError, FirewallError};
 use crate::host_port::{Forward, HostPorts};
 use crate::owner::Owner;
 use crate::sysctl;
+use tokio::sync::OwnedMutexGuard;
+
+/// The right to change the rules, and the socket to do it with.
+pub(super) struct Firewall {
+    socket: OwnedMutexGuard<NftSocket>,
+    bridge: Bridge,
+}
+
+impl Firewall {
+    /// Waits until nobody else has it.
+    pub(super) async fn of(bridge: &Bridge) -> Self {
+        Self { socket: bridge.shared.firewall.clone().lock_owned().await, bridge: bridge.clone() }
+    }
+
+    /// Has `work` done on a thread that may wait: thousands of ports are much to tell the kernel, and flows without number to hear of. It is
+    /// done to its end, and nobody else's begins before that, even if the future is dropped.
+    pub(super) async fn order<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&NftSocket) -> Result<T, FirewallError> + Send + 'static,
+    ) -> Result<(Self, T), BridgeError> {
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&self.socket).map_err(|source| self.bridge.refused(source));
+            done.map(|done| (self, done))
+        });
+        done.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
 
 impl Bridge {
     /// Lets the host ports that are reserved for the pod `id` lead into it. None is fine, and so is a repetition.
@@ -20,14 +47,14 @@ impl Bridge {
         if forwards.is_empty() {
             return Ok(());
         }
-        let firewall = self.shared.firewall.lock().await;
-        let refused = |source| self.refused(source);
-        if firewall::add(&firewall, &self.shared.name, &forwards).map_err(refused)? == Added::NoTable {
-            self.replace_rules(&firewall, None).await?;
+        let (bridge, adding) = (self.shared.name.clone(), forwards.clone());
+        let (mut firewall, added) = Firewall::of(self).await.order(move |socket| firewall::add(socket, &bridge, &adding)).await?;
+        if added == Added::NoTable {
+            firewall = self.replace_rules(firewall, None).await?;
         } else {
             self.route_loopback(&forwards)?;
         }
-        firewall::forget_flows(&firewall, &forwards, Turn::Came).map_err(refused)
+        firewall.order(move |socket| firewall::forget_flows(socket, &forwards, Turn::Came)).await.map(drop)
     }
 
     /// Lets nothing more lead into the pod `id`, and frees its host ports for another one. None is fine.
@@ -40,14 +67,14 @@ impl Bridge {
         if forwards.is_empty() {
             return Ok(());
         }
-        let firewall = self.shared.firewall.lock().await;
-        let refused = |source| self.refused(source);
+        let mut firewall = Firewall::of(self).await;
         if self.shared.host_ports.all_but(&owner).is_empty() {
-            self.replace_rules(&firewall, Some(&owner)).await?;
+            firewall = self.replace_rules(firewall, Some(&owner)).await?;
         } else {
-            firewall::delete(&firewall, &self.shared.name, &forwards).map_err(refused)?;
+            let (bridge, deleting) = (self.shared.name.clone(), forwards.clone());
+            (firewall, ()) = firewall.order(move |socket| firewall::delete(socket, &bridge, &deleting)).await?;
         }
-        firewall::forget_flows(&firewall, &forwards, Turn::Went).map_err(refused)?;
+        (firewall, ()) = firewall.order(move |socket| firewall::forget_flows(socket, &forwards, Turn::Went)).await?;
         // While nobody else can make the rules anew with them.
         self.shared.host_ports.release(&owner);
         drop(firewall);
@@ -69,29 +96,37 @@ impl Bridge {
     /// # Errors
     /// Names the step. Each family has the rules of before or the new ones.
     pub async fn restore_rules(&self) -> Result<(), BridgeError> {
-        let firewall = self.shared.firewall.lock().await;
+        let firewall = Firewall::of(self).await;
         if !self.stands().await? {
             return Ok(());
         }
-        self.replace_rules(&firewall, None).await?;
+        let firewall = self.replace_rules(firewall, None).await?;
         // Flows of the time without rules go on as they began: ports led nowhere, as before they came.
-        let forwards = self.shared.host_ports.all();
-        firewall::forget_flows(&firewall, &forwards, Turn::Came).map_err(|source| self.refused(source))?;
-        firewall::forget_unmasqueraded(&firewall, &self.networks().await?).map_err(|source| self.refused(source))
+        let (forwards, pods) = (self.shared.host_ports.all(), self.networks().await?);
+        let forget = move |socket: &NftSocket| {
+            firewall::forget_flows(socket, &forwards, Turn::Came)?;
+            firewall::forget_unmasqueraded(socket, &pods)
+        };
+        firewall.order(forget).await.map(drop)
     }
 
     /// Makes the rules for all networks of the bridge and all host ports but those of one pod.
-    pub(super) async fn replace_rules(&self, firewall: &NftSocket, but: Option<&Owner>) -> Result<(), BridgeError> {
+    pub(super) async fn replace_rules(&self, firewall: Firewall, but: Option<&Owner>) -> Result<Firewall, BridgeError> {
         let Shared { name, host_ports, .. } = &*self.shared;
         let pods = self.networks().await?;
         let forwards = but.map_or_else(|| host_ports.all(), |owner| host_ports.all_but(owner));
-        let rules = Rules { bridge: name, pods: &pods, forwards: &forwards };
+        let needs_loopback = needs_loopback(&forwards);
         // The guard must be there before what it guards, and go after it.
-        if !needs_loopback(&forwards) {
+        if !needs_loopback {
             self.set_route_loopback(false)?;
         }
-        firewall::replace(firewall, &rules).map_err(|source| self.refused(source))?;
-        self.route_loopback(&forwards)
+        let bridge = name.clone();
+        let replace = move |socket: &NftSocket| firewall::replace(socket, &Rules { bridge: &bridge, pods: &pods, forwards: &forwards });
+        let (firewall, ()) = firewall.order(replace).await?;
+        if needs_loopback {
+            self.set_route_loopback(true)?;
+        }
+        Ok(firewall)
     }
 
     fn route_loopback(&self, forwards: &[Forward]) -> Result<(), BridgeError> {

@@ -3,11 +3,13 @@
 use super::specs::Expected;
 use super::suite::Parts;
 use super::{EXPECTED, SpecArgs, run_once};
-use crate::build;
 use crate::vm::{self, Job, Payload};
+use crate::{build, interrupt};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
 /// As long as the runs over both kinds of streams may take.
 const TIME_MAX: Duration = Duration::from_secs(2 * super::RUN_MAX.as_secs());
@@ -23,8 +25,11 @@ pub(crate) struct InGuestArgs {
     specs: SpecArgs,
 }
 
+/// The specs in a guest, under way. The guest ends with this program, if not before.
+pub(super) struct Begun(oneshot::Receiver<Result<()>>);
+
 /// Boots it and runs them.
-pub(super) fn run(parts: &Parts, args: &SpecArgs) -> Result<()> {
+pub(super) fn begin(parts: &Parts, args: &SpecArgs) -> Result<Begun> {
     let xtask = std::env::current_exe().context("find this program")?;
     let files = parts.files().map(|(name, path)| (name.to_owned(), path.to_owned()));
     let own = [("xtask".to_owned(), xtask), ("expected.toml".to_owned(), build::workspace().join(EXPECTED))];
@@ -33,7 +38,18 @@ pub(super) fn run(parts: &Parts, args: &SpecArgs) -> Result<()> {
     let focus = args.focus.iter().map(|focus| format!("--focus={}", quoted(focus)));
     let words = [format!("{PAYLOAD}/xtask conformance-in-guest {PAYLOAD}")].into_iter().chain(streams).chain(focus);
     let command = words.collect::<Vec<_>>().join(" ");
-    vm::run_job(Job { name: "conformance".to_owned(), command }, TIME_MAX, &payload)
+    let (say, hears) = oneshot::channel();
+    // Not waited for when a signal comes.
+    std::thread::spawn(move || say.send(vm::run_job(Job { name: "conformance".to_owned(), command }, TIME_MAX, &payload)));
+    Ok(Begun(hears))
+}
+
+impl Begun {
+    /// Waits for what comes of them, or for a signal.
+    pub(super) fn end(self) -> Result<()> {
+        let runtime = Runtime::new().context("start the asynchronous runtime")?;
+        runtime.block_on(interrupt::or_else(async { self.0.await.context("what watched the guest panicked")? }))
+    }
 }
 
 /// As one word of a shell's (POSIX.1-2017, Shell Command Language, 2.2.2).

@@ -105,7 +105,8 @@ impl<'a> Suite<'a> {
         };
         let runtime = Runtime::new().context("start the asynchronous runtime")?;
         let daemon = runtime.block_on(interrupt::or_else(Daemon::start(options)))?;
-        let registry = runtime.block_on(Registry::serve(&parts.registry, daemon.network(), PORT, &parts.store))?.quiet();
+        let registry = Registry::serve(&parts.registry, daemon.network(), PORT, &parts.store);
+        let registry = runtime.block_on(interrupt::or_else(registry))?.quiet();
         Ok(Self { critest: &parts.critest, folder, name, daemon, registry, directory, runtime })
     }
 

@@ -67,13 +67,15 @@ pub(in crate::bridge) fn forget_unmasqueraded(socket: &NftSocket, pods: &[IpNetw
 /// Those that are meant, which is told with the node's addresses.
 fn forget(socket: &NftSocket, family: &Family, is_meant: impl Fn(&Flow, &HashSet<IpAddr>) -> bool) -> Result<(), FirewallError> {
     let failed = |source| FirewallError::Flows { source };
-    let flows = match socket.dump(&message(GET, &header(family))) {
+    let own = own_addresses().map_err(failed)?;
+    // There may be far more than are meant.
+    let pick = |message: &[u8]| Flow::parse(message).filter(|flow| is_meant(flow, &own));
+    let flows = match socket.dump(&message(GET, &header(family)), pick) {
         // Without conntrack's messages in the kernel, nobody can tell.
         Err(error) if is_unknown(&error) => return Ok(()),
         flows => flows.map_err(failed)?,
     };
-    let own = own_addresses().map_err(failed)?;
-    for flow in flows.iter().filter_map(|flow| Flow::parse(flow)).filter(|flow| is_meant(flow, &own)) {
+    for flow in flows {
         let body = [&header(family)[..], &flow.identity].concat();
         match socket.order(&message(DELETE, &body)) {
             // It has ended meanwhile.

@@ -76,11 +76,9 @@ pub(in crate::bridge) fn forward_drops(socket: &NftSocket) -> Result<Vec<Forward
 }
 
 fn look(socket: &NftSocket) -> io::Result<Vec<ForwardDrop>> {
-    let chains = socket.dump(&message(GET_CHAIN, &ALL_FAMILIES))?;
-    let mut drops: Vec<ForwardDrop> = chains.iter().filter_map(|chain| parse_chain(chain)).collect();
+    let mut drops = socket.dump(&message(GET_CHAIN, &ALL_FAMILIES), parse_chain)?;
     if !drops.is_empty() {
-        let tables = socket.dump(&message(GET_TABLE, &ALL_FAMILIES))?;
-        let dormant: BTreeSet<_> = tables.iter().filter_map(|table| parse_dormant(table)).collect();
+        let dormant = BTreeSet::from_iter(socket.dump(&message(GET_TABLE, &ALL_FAMILIES), parse_dormant)?);
         drops.retain(|drop| !dormant.contains(&(drop.family, drop.table.clone())));
     }
     Ok(drops)

@@ -102,8 +102,9 @@ impl NftSocket {
         }
     }
 
-    /// What there is of a kind: the messages without their headers. The kernel goes on with a dump as its answers are read.
-    pub(super) fn dump(&self, message: &Message) -> io::Result<Vec<Vec<u8>>> {
+    /// Of what there is of a kind, what `pick` makes of the messages without their headers. The kernel goes on with a dump as its answers are
+    /// read.
+    pub(super) fn dump<T>(&self, message: &Message, pick: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
         self.drain();
         self.socket.send(&message.bytes(FLAG_REQUEST | FLAG_DUMP), 0)?;
         let mut found = Vec::new();
@@ -120,7 +121,7 @@ impl NftSocket {
                         let errno = body.first_chunk().map_or(0, |errno| i32::from_ne_bytes(*errno).saturating_neg());
                         return Err(io::Error::from_raw_os_error(errno));
                     }
-                    _ => found.push(body.to_vec()),
+                    _ => found.extend(pick(body)),
                 }
             }
         }
