@@ -47,6 +47,7 @@ pub use attach::{Attachment, delete_port};
 pub use config::BridgeConfig;
 pub use firewall::{ForwardDrop, RulesLost};
 use firewall::{NftSocket, Watch};
+pub use orphan::pods_elsewhere;
 use publish::Firewall;
 pub use publish::withdraw_host_ports;
 

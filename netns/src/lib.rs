@@ -31,7 +31,7 @@ mod rtnl;
 mod sysctl;
 
 pub use address::{AddressPool, PODS_MAX, PodAddresses};
-pub use bridge::{Attachment, Bridge, BridgeConfig, ForwardDrop, RulesLost, delete_port, withdraw_host_ports};
+pub use bridge::{Attachment, Bridge, BridgeConfig, ForwardDrop, RulesLost, delete_port, pods_elsewhere, withdraw_host_ports};
 pub use claim::BridgeClaim;
 pub use counters::{CountersError, LinkCounters, PodLinks, Traffic};
 pub use dial::dial_loopback;

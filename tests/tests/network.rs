@@ -1,6 +1,7 @@
 //! The pod network: addresses, reachability, and what is left of it afterwards.
 
 use anyhow::{Context, Result, ensure};
+use podbox_proto::v1;
 use podbox_tests::network::NetworkNamespace;
 use podbox_tests::{Census, ContainerSpec, Daemon, DaemonOptions, Pod, PodSpec, assert_refused, wait};
 use std::collections::BTreeSet;
@@ -187,6 +188,25 @@ async fn a_deleted_bridge_is_made_again_and_the_pods_that_run_hang_on_it() -> Re
     assert!(!network.status && network.message.contains(daemon.bridge()), "{network:?}");
     after.end().await?;
     Ok(before.end().await?)
+}
+
+/// Its link, its rules and its host ports would stay with the old one.
+#[tokio::test]
+async fn a_pod_is_not_left_on_a_bridge_that_is_configured_no_more() -> Result<()> {
+    let mut daemon = Daemon::for_test().await?;
+    let pod = daemon.run_pod(&PodSpec::new("pod")).await?;
+    daemon.terminate().await?;
+    let config = std::fs::read_to_string(daemon.config_file())?;
+    let other = config.replace(daemon.bridge(), &format!("{}x", daemon.bridge()));
+    std::fs::write(daemon.config_file(), other)?;
+    let refused = daemon.network().run(|| daemon.command(&["serve"]).output().context("execute podbox"))?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let names = ["network.bridge", &pod.id, &format!("bridge {}", daemon.bridge())];
+    assert!(!refused.status.success() && names.iter().all(|name| said.contains(*name)), "{said}");
+    std::fs::write(daemon.config_file(), config)?;
+    daemon.start_again().await?;
+    assert_eq!(pod.state().await?, v1::PodSandboxState::SandboxReady);
+    Ok(pod.end().await?)
 }
 
 /// As Docker, ufw and firewalld do. Nobody but the one who did it can let the packets through.

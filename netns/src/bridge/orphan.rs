@@ -1,5 +1,7 @@
-//! What has outlived its other half: pods' links whose bridge was deleted, and entries for addresses whose pod is gone.
+//! What has outlived its other half: pods' links whose bridge was deleted, or is not the one that is meant any more, and entries for
+//! addresses whose pod is gone.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::attach::delete_neighbour;
@@ -8,7 +10,7 @@ use super::{Bridge, Shared};
 use crate::address::{PodAddresses, gateway};
 use crate::error::BridgeError;
 use crate::mac::MacAddress;
-use crate::rtnl::{Order, is_no_device};
+use crate::rtnl::{self, Order, Rtnl, is_no_device};
 use crate::sysctl;
 
 impl Bridge {
@@ -75,4 +77,20 @@ impl Bridge {
             deleted.map_err(|source| BridgeError::DeleteNeighbour { bridge: name.clone(), address: address.into(), source })
         })
     }
+}
+
+/// The ids of pods whose links are on other bridges than `bridge`, each with the name of that other one. Pods of other daemons are among them.
+/// Must be called in a tokio runtime.
+///
+/// # Errors
+/// The links cannot be listed.
+pub async fn pods_elsewhere(bridge: &str) -> Result<BTreeMap<String, String>, BridgeError> {
+    let failed = |source| BridgeError::ListOrphans { bridge: bridge.to_owned(), source };
+    let links = Rtnl::open().map_err(failed)?.links().await.map_err(failed)?;
+    let names: BTreeMap<u32, &str> = links.iter().filter_map(|link| Some((link.header.index, rtnl::name(link)?))).collect();
+    let elsewhere = links.iter().filter_map(|link| {
+        let other = names.get(&rtnl::controller(link)?).filter(|other| **other != bridge)?;
+        Some((port::id_of(link)?.to_owned(), (*other).to_owned()))
+    });
+    Ok(elsewhere.collect())
 }

@@ -127,6 +127,7 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
     tokio::task::spawn_blocking(move || confining.prepare());
     let store = Arc::new(Store::new(node.layout.clone()));
     let pods = Pods::recover(node.clone(), store.clone()).await.context("take over the pods on record")?;
+    refuse_to_leave_pods(&node, &store).await?;
     if let Err(error) = node.network.open().await {
         tracing::error!(error = %Chain(&error), "the pod network is not ready");
     }
@@ -161,6 +162,15 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
     // They have a bound of their own.
     let _ = sessions.await;
     answered
+}
+
+/// A pod that hangs on another bridge than the one that is configured now would be left there: with its link, its rules and its host ports.
+async fn refuse_to_leave_pods(node: &Node, store: &Store) -> anyhow::Result<()> {
+    let elsewhere = node.network.pods_elsewhere().await.context("look for pods on other bridges")?;
+    let left = store.sandboxes().into_iter().find_map(|sandbox| elsewhere.get_key_value(sandbox.id.as_str()));
+    let Some((pod, bridge)) = left else { return Ok(()) };
+    let reason = format!("sandbox {pod} is connected to bridge {bridge}: stop the pods there first, or go back to it");
+    Err(node.config.refused("network.bridge", &reason).into())
 }
 
 /// The server that clients of exec, attach and port-forward are sent to.

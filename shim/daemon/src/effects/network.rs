@@ -11,9 +11,10 @@ use crate::chain::Chain;
 use ipnetwork::IpNetwork;
 use podbox_netns::{
     AddressPool, Bridge, BridgeConfig, BridgeError, ConfigError, ForwardDrop, HostPort, HostPortError, HostPorts, Owner, PodAddresses,
-    PoolError, delete_port, withdraw_host_ports,
+    PoolError, delete_port, pods_elsewhere, withdraw_host_ports,
 };
 use rules::RulesKeeper;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -131,6 +132,14 @@ impl Network {
             }
         }
         Ok(bridge)
+    }
+
+    /// The ids of pods that hang on another bridge than this one, with the name of that; other daemons' are among them.
+    ///
+    /// # Errors
+    /// The kernel would not tell.
+    pub async fn pods_elsewhere(&self) -> Result<BTreeMap<String, String>, NetworkError> {
+        pods_elsewhere(&self.name).await.map_err(NetworkError::Bridge)
     }
 
     /// What somebody else's firewall may keep pods from, for whoever runs the node to read: nothing, if it lets all through that is forwarded.
