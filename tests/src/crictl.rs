@@ -6,7 +6,7 @@ use crate::{Daemon, host, network::NetworkNamespace};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
@@ -33,6 +33,12 @@ impl Crictl {
         };
         let endpoint = format!("unix://{}", daemon.socket().display());
         Ok(Some(Self { program, endpoint, network: daemon.shared_network() }))
+    }
+
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// A command that reads nothing and whose output is taken.

@@ -111,7 +111,7 @@ async fn ports_are_forwarded() -> Result<()> {
         for _ in 0..3 {
             let answer = scene.daemon.network().run(|| {
                 let mut connection = std::net::TcpStream::connect("127.0.0.1:18080")?;
-                connection.set_read_timeout(Some(wait::DEADLINE))?;
+                connection.set_read_timeout(Some(wait::scaled(wait::DEADLINE)))?;
                 connection.write_all(b"there and back")?;
                 connection.shutdown(std::net::Shutdown::Write)?;
                 let mut answer = String::new();

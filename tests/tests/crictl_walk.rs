@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// What its container does until it is asked to end: it serves a page, and answers each line it reads.
 const SCRIPT: &str = "trap 'echo asked to end; exit 3' TERM
@@ -125,6 +125,35 @@ async fn the_node_tells_what_it_is() -> Result<()> {
     for command in [&["pods"][..], &["ps", "-a"], &["images"], &["stats"], &["statsp"]] {
         assert_eq!(crictl.table(command)?, [], "{command:?}");
     }
+    Ok(())
+}
+
+/// Of crictl's own list, which the next version of it may have more in.
+#[tokio::test]
+async fn no_command_of_crictls_is_left_out() -> Result<()> {
+    const TESTS: &str = concat!(include_str!("crictl_walk.rs"), include_str!("crictl.rs"));
+    let daemon = Daemon::for_test().await?;
+    let Some(crictl) = Crictl::of(&daemon)? else { return Ok(()) };
+    let help = crictl.text(&["help"])?;
+    let (_, listed) = help.split_once("COMMANDS:\n").context("a list of commands")?;
+    let names = listed.lines().map_while(|line| line.split_whitespace().next()).map(|name| name.trim_end_matches(','));
+    let left_out: Vec<_> = names.clone().filter(|name| !TESTS.contains(&format!("\"{name}\""))).collect();
+    assert!(names.count() > 30 && left_out.is_empty(), "{left_out:?} of {help}");
+    // What it keeps for itself is how it finds a runtime.
+    let file = daemon.directory().join("crictl.yaml");
+    File::create(&file)?;
+    let with_file = |words: &[&str]| {
+        let mut command = Command::new(crictl.program());
+        daemon.network().run(|| Ok(command.arg("--config").arg(&file).args(words).output()?))
+    };
+    let endpoint = format!("runtime-endpoint=unix://{}", daemon.socket().display());
+    for words in [&["config", "--set", &endpoint][..], &["config", "--set", "timeout=60"], &["version"]] {
+        let output = with_file(words)?;
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(String::from_utf8_lossy(&with_file(&["config", "--get", "timeout"])?.stdout).trim_end(), "60");
+    let completion = crictl.text(&["completion", "bash"])?;
+    assert!(completion.contains("runp"), "{completion}");
     Ok(())
 }
 

@@ -41,8 +41,8 @@ async fn serving(daemon: &Daemon, name: &str, ports: &[v1::PortMapping]) -> Resu
 fn ask(daemon: &Daemon, address: &str, port: u16) -> Result<String> {
     let target = std::net::SocketAddr::new(address.parse()?, port);
     daemon.network().run(|| {
-        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(wait::DEADLINE))?;
+        let mut stream = TcpStream::connect_timeout(&target, wait::scaled(wait::DEADLINE))?;
+        stream.set_read_timeout(Some(wait::scaled(wait::DEADLINE)))?;
         stream.write_all(b"GET /name HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

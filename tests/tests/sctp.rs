@@ -60,7 +60,7 @@ async fn what_is_sent_to_an_sctp_port_arrives_in_the_pod() -> Result<()> {
 fn sctp() -> Result<OwnedFd> {
     let socket = net::socket(AddressFamily::INET, SocketType::STREAM, Some(net::ipproto::SCTP))?;
     for side in [Timeout::Recv, Timeout::Send] {
-        net::sockopt::set_socket_timeout(&socket, side, Some(wait::DEADLINE))?;
+        net::sockopt::set_socket_timeout(&socket, side, Some(wait::scaled(wait::DEADLINE)))?;
     }
     Ok(socket)
 }

@@ -36,8 +36,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     setup::ensure_ready()?;
     let started = Instant::now();
     let podbox = build::program("podbox", "podbox", Profile::Dev)?;
-    if podbox_tests::host::crictl()?.is_none() {
-        eprintln!("no crictl is built: this machine has no Go");
+    // What tests would else wait for.
+    let clients = [podbox_tests::host::crictl()?, podbox_tests::host::grpcurl()?];
+    if clients.contains(&None) {
+        eprintln!("neither crictl nor grpcurl is built: this machine has no Go");
     }
     let programs = lanes::build()?;
     let vm_args = vm::VmArgs::of_test();
