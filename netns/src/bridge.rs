@@ -201,6 +201,16 @@ impl Bridge {
         Ok(drops.into_iter().filter(|drop| pods.iter().any(|pods| drop.concerns(pods))).collect())
     }
 
+    /// Whether flows can be forgotten that a host port has made untrue, which is done with `ctnetlink`. Where they cannot, who goes on calling
+    /// by UDP is heard by whom the port led to before.
+    ///
+    /// # Errors
+    /// The kernel would not tell.
+    pub fn forgets_flows(&self) -> Result<bool, BridgeError> {
+        let asked = NftSocket::open().and_then(|socket| firewall::tells_of_flows(&socket));
+        asked.map_err(|source| self.refused(source))
+    }
+
     /// The networks that pods have addresses of, as the bridge's own addresses have them.
     async fn networks(&self) -> Result<Vec<IpNetwork>, BridgeError> {
         let Shared { name, index, rtnl, .. } = &*self.shared;

@@ -2,7 +2,7 @@
 //!
 //! Knows how it is called, and how its tables are laid out; not what any of its commands is to answer.
 
-use crate::{Daemon, host, network::NetworkNamespace};
+use crate::{Daemon, host, network::NetworkNamespace, programs};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ impl Crictl {
     /// # Errors
     /// It cannot be built.
     pub fn of(daemon: &Daemon) -> Result<Option<Self>> {
-        let Some(program) = host::crictl()? else {
+        let Some(program) = programs::crictl()? else {
             host::lacks("Go, to build crictl with");
             return Ok(None);
         };

@@ -15,11 +15,11 @@ use crate::binary::{Profile, podbox};
 use crate::census::Census;
 use crate::client::{Client, ImageClient, RuntimeClient};
 use crate::footprint::{self, Footprint};
-use crate::host;
 use crate::image::TestImage;
 use crate::network::NetworkNamespace;
 use crate::pod::{Pod, PodSpec};
 use crate::wait;
+use crate::{host, programs};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -163,7 +163,7 @@ impl Daemon {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         static ORPHANS: Once = Once::new();
         ORPHANS.call_once(footprint::erase_orphans);
-        host::install_packages()?;
+        programs::install_packages()?;
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
             None => podbox(Profile::Dev)?,

@@ -236,7 +236,7 @@ fn base_layer() -> Result<&'static [u8]> {
 }
 
 fn make_base_layer() -> Result<Vec<u8>> {
-    crate::host::install_packages()?;
+    crate::programs::install_packages()?;
     let busybox = std::fs::read("/bin/busybox").context("read /bin/busybox")?;
     let applets = Command::new("/bin/busybox").arg("--list").output().context("list busybox's applets")?;
     let mut layer = Layer::new();

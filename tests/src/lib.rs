@@ -28,6 +28,7 @@ pub mod network;
 pub mod older_monitor;
 pub mod pod;
 pub mod probe;
+pub mod programs;
 pub mod pulls;
 pub mod registry;
 pub mod spec;

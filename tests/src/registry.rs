@@ -11,9 +11,9 @@ pub use content::{Compression, Content, Format, Pushed, digest_of};
 pub use hostile::{Answer, Asked, HostileRegistry};
 pub use proxy::Proxy;
 
-use crate::host;
 use crate::network::NetworkNamespace;
 use crate::wait;
+use crate::{host, programs};
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
@@ -56,7 +56,7 @@ impl Registry {
     /// # Errors
     /// It cannot be installed or started.
     pub async fn start(network: &NetworkNamespace, port: u16, options: RegistryOptions, content: &Content) -> Result<Self> {
-        let program = host::docker_registry()?;
+        let program = programs::docker_registry()?;
         let directory = directory()?;
         let store = directory.path().join("store");
         content.store(&store)?;

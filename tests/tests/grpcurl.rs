@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use podbox_tests::pulls::PORT;
-use podbox_tests::{Content, Daemon, DaemonOptions, Registry, RegistryOptions, TestImage, host};
+use podbox_tests::{Content, Daemon, DaemonOptions, Registry, RegistryOptions, TestImage, host, programs};
 use serde_json::{Deserializer, Value, json};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -67,7 +67,7 @@ struct Walked {
 /// Runs the script on a daemon of its own; `None`: there is nothing to build grpcurl with.
 async fn walk() -> Result<Option<Walked>> {
     let daemon = Daemon::start(DaemonOptions { show_log: true, ..DaemonOptions::default() }).await?;
-    let Some(program) = host::grpcurl()? else {
+    let Some(program) = programs::grpcurl()? else {
         host::lacks("Go, to build grpcurl with");
         return Ok(None);
     };

@@ -170,7 +170,7 @@ async fn a_deleted_bridge_is_made_again_and_the_pods_that_run_hang_on_it() -> Re
     ping(&client, "the pod of before reaches the new one").await?;
     // Nobody wants a pod, but somebody asks how it is.
     ip(daemon.network(), &delete)?;
-    let status = daemon.runtime().status(podbox_proto::v1::StatusRequest { verbose: false }).await?.into_inner();
+    let status = daemon.runtime().status(v1::StatusRequest { verbose: false }).await?.into_inner();
     let conditions = status.status.context("a status")?.conditions;
     assert!(conditions.iter().all(|condition| condition.status), "{conditions:?}");
     ping(&client, "Status has mended it").await?;
@@ -182,7 +182,7 @@ async fn a_deleted_bridge_is_made_again_and_the_pods_that_run_hang_on_it() -> Re
     // What cannot be mended is said.
     ip(daemon.network(), &delete)?;
     ip(daemon.network(), &format!("link add {} type bridge", daemon.bridge()))?;
-    let status = daemon.runtime().status(podbox_proto::v1::StatusRequest { verbose: false }).await?.into_inner();
+    let status = daemon.runtime().status(v1::StatusRequest { verbose: false }).await?.into_inner();
     let conditions = status.status.context("a status")?.conditions;
     let network = conditions.iter().find(|condition| condition.r#type == "NetworkReady").context("a condition of the network")?;
     assert!(!network.status && network.message.contains(daemon.bridge()), "{network:?}");
@@ -220,7 +220,7 @@ async fn a_firewall_that_drops_what_is_forwarded_is_named_in_status() -> Result<
     };
     // The condition's message, and all of the node's limits.
     let told = async || -> Result<(String, String)> {
-        let answer = daemon.runtime().status(podbox_proto::v1::StatusRequest { verbose: true }).await?.into_inner();
+        let answer = daemon.runtime().status(v1::StatusRequest { verbose: true }).await?.into_inner();
         let conditions = answer.status.context("a status")?.conditions;
         let network = conditions.into_iter().find(|condition| condition.r#type == "NetworkReady").context("a condition of the network")?;
         assert!(network.status && network.reason.is_empty(), "the pods are fine: {network:?}");

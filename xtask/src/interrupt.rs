@@ -54,10 +54,11 @@ fn watch_signals() -> Result<Signals> {
     let (sender, signals) = watch::channel(None);
     let runtime = Builder::new_current_thread().enable_io().build().context("start the asynchronous runtime")?;
     // From here on none is missed.
-    let handles = runtime.block_on(async { [SignalKind::interrupt(), SignalKind::terminate()].map(signal) });
-    let [interrupted, terminated] = handles;
-    let mut interrupted = interrupted.context("handle SIGINT")?;
-    let mut terminated = terminated.context("handle SIGTERM")?;
+    let (mut interrupted, mut terminated) = {
+        let _inside = runtime.enter();
+        let handle = |kind, name| signal(kind).with_context(|| format!("handle {name}"));
+        (handle(SignalKind::interrupt(), "SIGINT")?, handle(SignalKind::terminate(), "SIGTERM")?)
+    };
     std::thread::spawn(move || {
         runtime.block_on(async {
             loop {
@@ -70,4 +71,22 @@ fn watch_signals() -> Result<Signals> {
         })
     });
     Ok(signals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::{Signal, raise};
+
+    #[tokio::test]
+    async fn a_signal_ends_what_is_waited_for_and_what_comes_after_it() {
+        assert_eq!(or_else(async { Ok(1) }).await.expect("no signal came"), 1);
+        let work = async {
+            raise(Signal::SIGTERM).context("raise a signal")?;
+            std::future::pending::<Result<()>>().await
+        };
+        for ended in [or_else(work).await, or_else(std::future::pending()).await] {
+            assert!(ended.expect_err("a signal came").is::<Interrupted>());
+        }
+    }
 }

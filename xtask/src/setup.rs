@@ -47,7 +47,7 @@ pub(crate) fn ensure_ready_for_bench() -> Result<()> {
 pub(crate) fn ensure_ready() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "pods need root: run this as root");
     satisfy(NEEDS)?;
-    podbox_tests::host::install_packages()
+    podbox_tests::programs::install_packages()
 }
 
 /// Makes sure that everything is there to boot guests; says on standard error what it installs.

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let started = Instant::now();
     let podbox = build::program("podbox", "podbox", Profile::Dev)?;
     // What tests would else wait for.
-    let clients = [podbox_tests::host::crictl()?, podbox_tests::host::grpcurl()?];
+    let clients = [podbox_tests::programs::crictl()?, podbox_tests::programs::grpcurl()?];
     if clients.contains(&None) {
         eprintln!("neither crictl nor grpcurl is built: this machine has no Go");
     }

@@ -37,7 +37,7 @@ use nix::errno::Errno;
 
 use crate::error::FirewallError;
 use crate::host_port::Forward;
-pub(super) use conntrack::{Turn, forget_flows, forget_unmasqueraded};
+pub(super) use conntrack::{Turn, forget_flows, forget_unmasqueraded, tells_of_flows};
 use expressions::{Link, load_address, masquerade, require_in_set, require_link_out};
 pub use foreign::ForwardDrop;
 pub(super) use foreign::forward_drops;

@@ -1,6 +1,6 @@
 //! Certificates that `openssl` makes: an authority of a test's own, and what it vouches for.
 
-use crate::host;
+use crate::programs;
 use anyhow::{Context, Result, ensure};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -35,7 +35,7 @@ impl Authority {
     /// # Errors
     /// openssl failed.
     pub fn new() -> Result<Self> {
-        host::openssl()?;
+        programs::openssl()?;
         let directory = tempfile::Builder::new().prefix("podbox-authority-").tempdir().context("make a directory")?;
         openssl(directory.path(), &format!("req -x509 {KEY} -keyout ca.key -out ca.pem -days 30 -subj /CN=podbox-test"))?;
         Ok(Self { directory })

@@ -9,7 +9,7 @@ use crate::build::{self, Profile};
 use crate::{interrupt, terminal};
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
-use podbox_tests::{Daemon, DaemonOptions, Registry, host};
+use podbox_tests::{Daemon, DaemonOptions, Registry, programs};
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -45,8 +45,8 @@ impl Parts {
     /// # Errors
     /// One cannot be made.
     pub(crate) fn make(profile: Profile) -> Result<Option<Self>> {
-        let Some(critest) = host::critest()? else { return Ok(None) };
-        let (podbox, registry) = (build::program("podbox", "podbox", profile)?, host::docker_registry()?);
+        let Some(critest) = programs::critest()? else { return Ok(None) };
+        let (podbox, registry) = (build::program("podbox", "podbox", profile)?, programs::docker_registry()?);
         let made = tempfile::tempdir_in(folder()).context("make a folder for the images")?;
         let store = made.path().join("store");
         images::all(&folder())?.store(&store)?;

@@ -104,7 +104,7 @@ mod tests {
         archive.folder("a");
         archive.file("a/odd", 0o755, b"12345");
         archive.file("a/empty", 0o644, b"");
-        podbox_tests::host::install_packages().expect("busybox");
+        podbox_tests::programs::install_packages().expect("busybox");
         let mut busybox =
             Command::new("/bin/busybox").args(["cpio", "-tv"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run");
         busybox.stdin.take().expect("a pipe").write_all(&archive.finish()).expect("write");

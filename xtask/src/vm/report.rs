@@ -131,7 +131,10 @@ impl Report {
         let Totals { passed, failed, .. } = program.totals;
         let verdict = if status == "0" { "ok  " } else { "FAIL" };
         let took = program.began.elapsed().as_secs_f64();
-        let line = format!("{verdict} {:<20} {passed:>3} passed {failed:>3} failed {took:>7.1} s", program.name);
+        // What is no test program says itself how many of what there were.
+        let is_test = program.totals != Totals::default();
+        let counts = if is_test { format!(" {passed:>3} passed {failed:>3} failed") } else { String::new() };
+        let line = format!("{verdict} {:<20}{counts} {took:>7.1} s", program.name);
         if status == "0" {
             self.say(&line);
         } else {
@@ -192,7 +195,11 @@ impl fmt::Display for Report {
         for failure in &self.failures {
             writeln!(f, "guest with {}: failure: {failure}", self.guest)?;
         }
-        write!(f, "guest with {}: {}; {} s", self.guest, self.totals(), self.took.as_secs())?;
+        write!(f, "guest with {}: ", self.guest)?;
+        if self.totals() != Totals::default() {
+            write!(f, "{}; ", self.totals())?;
+        }
+        write!(f, "{} s", self.took.as_secs())?;
         match self.up_after {
             Some(up_after) => writeln!(f, ", the first {:.1} s until a test began", up_after.as_secs_f64()),
             None => writeln!(f),

@@ -25,9 +25,11 @@ use super::{Family, families};
 use crate::error::FirewallError;
 use crate::host_port::{Forward, PortProtocol};
 
-/// `NFNL_SUBSYS_CTNETLINK << 8`, with `IPCTNL_MSG_CT_GET` and `IPCTNL_MSG_CT_DELETE`.
+/// `NFNL_SUBSYS_CTNETLINK << 8`, with `IPCTNL_MSG_CT_GET` and `IPCTNL_MSG_CT_DELETE`
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
+/// `IPCTNL_MSG_CT_GET_STATS`
+const GET_STATISTICS: u16 = 1 << 8 | 5;
 
 /// What happened to host ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,14 @@ pub(in crate::bridge) enum Turn {
     Came,
     /// They do not any more.
     Went,
+}
+
+/// Whether the kernel tells of flows at all.
+pub(in crate::bridge) fn tells_of_flows(socket: &NftSocket) -> Result<bool, FirewallError> {
+    match socket.order(&message(GET_STATISTICS, &[0; 4])) {
+        Err(error) if is_unknown(&error) => Ok(false),
+        told => told.map(|()| true).map_err(|source| FirewallError::Flows { source }),
+    }
 }
 
 /// Forgets what `turn` of these has made untrue. Without such flows, or a kernel that would tell of them, nothing is done.

@@ -142,12 +142,14 @@ impl Network {
         pods_elsewhere(&self.name).await.map_err(NetworkError::Bridge)
     }
 
-    /// What somebody else's firewall may keep pods from, for whoever runs the node to read: nothing, if it lets all through that is forwarded.
+    /// What somebody else's firewall, or a kernel that lacks something, may keep pods from, for whoever runs the node to read.
     ///
     /// # Errors
     /// The kernel would not tell.
     pub async fn warnings(&self) -> Result<Vec<String>, NetworkError> {
-        let drops = self.opened().await?.forward_drops().await.map_err(NetworkError::Bridge)?;
+        let bridge = self.opened().await?;
+        let drops = bridge.forward_drops().await.map_err(NetworkError::Bridge)?;
+        let forgets_flows = bridge.forgets_flows().map_err(NetworkError::Bridge)?;
         let name = &self.name;
         let warn = |drop: &ForwardDrop| {
             format!(
@@ -155,7 +157,9 @@ impl Network {
                  oifname), pods do not reach other machines, nor those their host ports"
             )
         };
-        Ok(drops.iter().map(warn).collect())
+        const FLOWS: &str = "the kernel has no ctnetlink (module nf_conntrack_netlink): who goes on sending by UDP to a host port that came or \
+                             went meanwhile is not heard by whom it leads to";
+        Ok(drops.iter().map(warn).chain((!forgets_flows).then(|| FLOWS.to_owned())).collect())
     }
 
     /// Several may find the same bridge gone; the first throws it away.
