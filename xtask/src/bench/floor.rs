@@ -18,7 +18,7 @@ mod container;
 mod rtnl;
 mod signals;
 
-use super::machine::memory;
+use super::machine::HostMemory;
 use anyhow::{Context, Result, ensure};
 use cgroups::{Directories, RoundCgroup};
 use child::Child;
@@ -194,15 +194,17 @@ impl Bench {
 
     /// Pods, and how many bytes the host had available then.
     fn hold(&self, pods: u32, signals: &Signals) -> Result<Vec<(u32, u64)>> {
-        let available = || memory("MemAvailable").context("the host tells no MemAvailable");
-        signals.check_for(SETTLE)?;
-        let (mut held, mut looks) = (Vec::new(), vec![(0, available()?)]);
+        let mut host = HostMemory::default();
+        while !host.rests()? {
+            signals.check_for(HostMemory::PAUSE)?;
+        }
+        let (mut held, mut looks) = (Vec::new(), vec![(0, HostMemory::available()?)]);
         for number in 1..=pods {
             signals.check()?;
             held.push(self.start(&format!("h{number}"))?.0);
             if number % pods.div_ceil(HOLD_STEPS) == 0 || number == pods {
                 signals.check_for(SETTLE)?;
-                looks.push((number, available()?));
+                looks.push((number, HostMemory::available()?));
             }
         }
         held.into_iter().try_for_each(|pod| self.socket.delete_link(&pod.end()?))?;

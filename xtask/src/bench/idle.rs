@@ -1,6 +1,6 @@
 //! Pods that only wait: what each takes of the machine, and how long the daemon takes to list them.
 
-use super::machine::{kilobytes, memory};
+use super::machine::{HostMemory, kilobytes};
 use super::samples::{Percentiles, Samples, slope};
 use anyhow::{Context, Result};
 use podbox_tests::{Client, ContainerSpec, Daemon, Pod, PodSpec, host};
@@ -62,8 +62,10 @@ struct Look {
 
 /// Runs the pods, measures, and ends them.
 pub(super) async fn measure(daemon: &Daemon, pods: u32) -> Result<Idle> {
-    let mut running = Vec::new();
-    tokio::time::sleep(SETTLE).await;
+    let (mut running, mut host) = (Vec::new(), HostMemory::default());
+    while !host.rests()? {
+        tokio::time::sleep(HostMemory::PAUSE).await;
+    }
     let mut looks = vec![Look::take(daemon, 0)?];
     for step in 1..=STEPS {
         while (running.len() as u64) < u64::from(pods) * u64::from(step) / u64::from(STEPS) {
@@ -116,7 +118,7 @@ async fn timed<F: Future<Output = Result<()>>>(call: impl Fn() -> F) -> Result<S
 
 impl Look {
     fn take(daemon: &Daemon, pods: u32) -> Result<Self> {
-        let host_available = memory("MemAvailable").context("the host tells no MemAvailable")?;
+        let host_available = HostMemory::available()?;
         let monitor_pids = monitors(daemon);
         let others = members_of_pods(daemon).into_iter().filter(|pid| !monitor_pids.contains(pid));
         Ok(Self {

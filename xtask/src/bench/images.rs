@@ -54,7 +54,7 @@ pub(super) async fn measure(options: DaemonOptions) -> Result<Images> {
     let plain_mib = layers.iter().map(Vec::len).sum::<usize>() as f64 / MIB;
     let pushed = content.push_parts("large", "latest", config, layers, Compression::Gzip, Format::Oci)?;
     let packed_mib = pushed.layers.iter().map(|digest| content.blobs[digest].len()).sum::<usize>() as f64 / MIB;
-    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?;
+    let registry = Registry::start(daemon.network(), PORT, RegistryOptions::default(), &content).await?.quiet();
     let name = format!("{}/large:latest", registry.host());
     let mut rounds = Rounds::default();
     for _ in 0..ROUNDS {

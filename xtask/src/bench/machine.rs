@@ -1,9 +1,11 @@
 //! What the measurements depend on: the machine and its kernel.
 
+use anyhow::{Context, Result};
 use podbox_tests::host;
 use serde::Serialize;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 /// As the kernel tells it; what it does not tell is `None`.
 #[derive(Debug, Serialize)]
@@ -41,8 +43,46 @@ impl Machine {
 }
 
 /// A line of `/proc/meminfo`, in bytes.
-pub(super) fn memory(name: &str) -> Option<u64> {
+fn memory(name: &str) -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, name)
+}
+
+/// What the host has available, and whether that still changes of itself: what ended a moment ago is given back little by little.
+#[derive(Debug, Default)]
+pub(super) struct HostMemory {
+    looks: Vec<u64>,
+}
+
+impl HostMemory {
+    /// Between looks.
+    pub(super) const PAUSE: Duration = Duration::from_secs(1);
+    const STEADY_LOOKS: usize = 5;
+    const STEADY_BYTES: u64 = 1 << 20;
+    /// Whoever else is at work does not end it.
+    const LOOKS_MAX: usize = 60;
+
+    /// Looks once more: whether it is at rest, or will not come to it.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub(super) fn rests(&mut self) -> Result<bool> {
+        self.looks.push(Self::available()?);
+        Ok(Self::is_steady(&self.looks) || self.looks.len() >= Self::LOOKS_MAX)
+    }
+
+    fn is_steady(looks: &[u64]) -> bool {
+        let Some(last) = looks.len().checked_sub(Self::STEADY_LOOKS).map(|first| &looks[first..]) else { return false };
+        let (least, most) = (last.iter().min(), last.iter().max());
+        least.zip(most).is_some_and(|(least, most)| most - least < Self::STEADY_BYTES)
+    }
+
+    /// In bytes.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub(super) fn available() -> Result<u64> {
+        memory("MemAvailable").context("the host tells no MemAvailable")
+    }
 }
 
 /// `NAME:   123 kB` in a text of such lines, in bytes.
@@ -82,6 +122,14 @@ fn cgroup() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_rests_when_it_has_changed_little_for_some_looks() {
+        let looks = [0, 9, 10, 10, 10, 10, 10].map(|mib: u64| mib << 20);
+        assert!(!HostMemory::is_steady(&looks[..4]), "too few");
+        assert!(!HostMemory::is_steady(&looks[..6]), "a mebibyte");
+        assert!(HostMemory::is_steady(&looks));
+    }
 
     #[test]
     fn a_line_in_kilobytes_is_found_by_its_whole_name() {

@@ -83,7 +83,8 @@ pub(super) struct AtOnce {
 #[derive(Debug, Serialize)]
 struct Target {
     what: String,
-    measured: f64,
+    /// `None`: what came out says nothing.
+    measured: Option<f64>,
     unit: &'static str,
     max: f64,
     holds: bool,
@@ -140,10 +141,12 @@ impl Report {
         let life = Life::of(&at_once.cycles, &floor);
         let cycles = life.start.map_or(0, |start| start.count);
         let clients = Clients { clients: at_once.clients, life, cycles_per_second: cycles as f64 / at_once.took.as_secs_f64() };
+        // No pod gives memory back: something else did.
+        let host_mb = Some(idle.memory.host_per_pod * MB_PER_MIB).filter(|megabytes| *megabytes > 0.0);
         let measured = [
             ("pod start, p50", serial.start_floors, "× floor", START_FLOORS_MAX),
             ("teardown, p50", serial.teardown.map(|teardown| teardown.p50_ms), "ms", TEARDOWN_MS_MAX),
-            ("memory a pod, of the host", Some(idle.memory.host_per_pod * MB_PER_MIB), "MB", POD_MB_MAX),
+            ("memory a pod, of the host", host_mb, "MB", POD_MB_MAX),
             ("ExecSync, p50", serial.calls.get("ExecSync").map(|exec| exec.p50_ms), "ms", EXEC_SYNC_MS_MAX),
             ("a gigabyte of a command's output", Some(streams.exec_seconds), "s", GIGABYTE_SECONDS_MAX.max(streams.floor_seconds)),
             ("pull of 200 MB", Some(images.pull_ms / images.tools_ms), "× skopeo and tar", PULL_TOOLS_MAX),
@@ -151,10 +154,10 @@ impl Report {
             ("the daemon's memory while pulling", Some(images.peak_mib), "MiB", PULL_MIB_MAX),
         ];
         let target = |(what, measured, unit, max): (&str, Option<f64>, _, _)| {
-            let measured = measured?;
-            Some(Target { what: what.to_owned(), measured, unit, max, holds: measured <= max })
+            let holds = measured.is_some_and(|measured| measured <= max);
+            Target { what: what.to_owned(), measured, unit, max, holds }
         };
-        let targets = measured.into_iter().filter_map(target).collect();
+        let targets = measured.into_iter().map(target).collect();
         Self { machine, floor, serial, clients, idle, images, streams, critest: None, targets }
     }
 
@@ -303,7 +306,8 @@ impl Report {
         let mut table = Table::new(colours, &columns);
         for target in &self.targets {
             let verdict = if target.holds { "yes" } else { "NO" };
-            let [measured, max] = [target.measured, target.max].map(|value| plain(format!("{value:.2}")));
+            let shown = |value: Option<f64>| plain(value.map_or_else(|| "nothing".to_owned(), |value| format!("{value:.2}")));
+            let (measured, max) = (shown(target.measured), shown(Some(target.max)));
             table.row([plain(target.what.clone()), measured, max, plain(target.unit), (verdict.to_owned(), Tone::of(target.holds))]);
         }
         table
