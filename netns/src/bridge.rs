@@ -63,8 +63,9 @@ struct Shared {
     mtu_bytes: u32,
     rtnl: Rtnl,
     host_ports: HostPorts,
-    /// Held while the bridge's addresses and, from them and from host ports, the rules are changed.
-    firewall: Arc<tokio::sync::Mutex<NftSocket>>,
+    /// Used in a turn of the host ports' alone, which is held while the bridge's addresses and, from them and from host ports, the rules are
+    /// changed.
+    firewall: NftSocket,
     /// Held by who waits for what others delete.
     watch: tokio::sync::Mutex<Watch>,
 }
@@ -110,7 +111,7 @@ impl Bridge {
             mtu_bytes,
             rtnl,
             host_ports: host_ports.clone(),
-            firewall: Arc::new(tokio::sync::Mutex::new(firewall)),
+            firewall,
             watch: tokio::sync::Mutex::new(watch),
         };
         let bridge = Self { shared: Arc::new(shared) };

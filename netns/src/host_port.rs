@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::address::PodAddresses;
 use crate::owner::Owner;
@@ -156,7 +157,13 @@ impl<'a> Holders<'a> {
 
 /// Which pod has which host ports, in memory. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct HostPorts(Arc<Mutex<Ports>>);
+pub struct HostPorts {
+    ports: Arc<Mutex<Ports>>,
+    rules: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The turn of who makes rules of what is held.
+pub(crate) type RulesTurn = OwnedMutexGuard<()>;
 
 #[derive(Debug, Default)]
 struct Ports {
@@ -185,7 +192,13 @@ impl Ports {
 
 impl HostPorts {
     fn lock(&self) -> MutexGuard<'_, Ports> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody else makes rules of what is held: who looked at it earlier must not be done later. That goes for a bridge that is
+    /// gone and the one in its place, too.
+    pub(crate) async fn rules_turn(&self) -> RulesTurn {
+        self.rules.clone().lock_owned().await
     }
 
     /// Keeps the TCP port of a socket of the node's from all pods, from now on.

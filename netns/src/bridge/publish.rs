@@ -6,21 +6,20 @@
 use super::firewall::{self, Added, NftSocket, Rules, RulesLost, Turn};
 use super::{Bridge, Shared};
 use crate::error::{BridgeError, FirewallError};
-use crate::host_port::{Forward, HostPorts};
+use crate::host_port::{Forward, HostPorts, RulesTurn};
 use crate::owner::Owner;
 use crate::sysctl;
-use tokio::sync::OwnedMutexGuard;
 
-/// The right to change the rules, and the socket to do it with.
+/// The right to change the rules.
 pub(super) struct Firewall {
-    socket: OwnedMutexGuard<NftSocket>,
     bridge: Bridge,
+    _turn: RulesTurn,
 }
 
 impl Firewall {
     /// Waits until nobody else has it.
     pub(super) async fn of(bridge: &Bridge) -> Self {
-        Self { socket: bridge.shared.firewall.clone().lock_owned().await, bridge: bridge.clone() }
+        Self { bridge: bridge.clone(), _turn: bridge.shared.host_ports.rules_turn().await }
     }
 
     /// Has `work` done on a thread that may wait: thousands of ports are much to tell the kernel, and flows without number to hear of. It is
@@ -30,7 +29,7 @@ impl Firewall {
         work: impl FnOnce(&NftSocket) -> Result<T, FirewallError> + Send + 'static,
     ) -> Result<(Self, T), BridgeError> {
         let done = tokio::task::spawn_blocking(move || {
-            let done = work(&self.socket).map_err(|source| self.bridge.refused(source));
+            let done = work(&self.bridge.shared.firewall).map_err(|source| self.bridge.refused(source));
             done.map(|done| (self, done))
         });
         done.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
@@ -152,7 +151,8 @@ fn needs_loopback(forwards: &[Forward]) -> bool {
 ///
 /// # Errors
 /// Names the step. The ports stay reserved; the call can be repeated.
-pub fn withdraw_host_ports(bridge: &str, host_ports: &HostPorts, id: &str) -> Result<(), BridgeError> {
+pub async fn withdraw_host_ports(bridge: &str, host_ports: &HostPorts, id: &str) -> Result<(), BridgeError> {
+    let _turn = host_ports.rules_turn().await;
     let owner = Owner::new(id);
     let forwards = host_ports.of(&owner);
     if forwards.is_empty() {

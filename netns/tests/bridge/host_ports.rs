@@ -274,10 +274,10 @@ fn ports_are_withdrawn_without_the_bridge_too() {
         let mut stage = Stage::set(&node).await;
         let (a, _a) = stage.pod(1, &[port(PortProtocol::Tcp, "", 80)]).await;
         let (_b, _b_server) = stage.pod(2, &[port(PortProtocol::Tcp, "", 81)]).await;
-        podbox_netns::withdraw_host_ports("pods0", &stage.ports, &a.id).unwrap();
+        podbox_netns::withdraw_host_ports("pods0", &stage.ports, &a.id).await.unwrap();
         assert_eq!(here(|| by_tcp(at("127.0.0.1", 80))), None);
         assert!(here(|| by_tcp(at("127.0.0.1", 81))).is_some());
-        podbox_netns::withdraw_host_ports("pods0", &stage.ports, &id(9)).expect("it has none");
+        podbox_netns::withdraw_host_ports("pods0", &stage.ports, &id(9)).await.expect("it has none");
     });
 }
 

@@ -2,6 +2,7 @@
 
 use crate::freeze::Freezer;
 use crate::hierarchies::Home;
+use crate::made::is_directory;
 use crate::writer::{Changes, Writer};
 use crate::{CgroupPath, Controller, DeviceRule, Error, Hierarchies, Made, Resources, control_file, devices, kill, tree, v1, v2};
 use std::collections::BTreeSet;
@@ -71,7 +72,7 @@ impl Cgroup {
         let roots = self.host.unified().map(|unified| &unified.mount_point).into_iter();
         for root in roots.chain(self.host.v1().iter().map(|v1| &v1.mount_point)) {
             let directory = self.path.below(root);
-            let taken = directory.ancestors().take_while(|ancestor| ancestor != root).find(|path| path.exists() && !path.is_dir());
+            let taken = directory.ancestors().take_while(|ancestor| ancestor != root).find(|path| is_directory(path) == Some(false));
             if let Some(path) = taken {
                 return Err(Error::NameTaken { path: path.to_owned() });
             }

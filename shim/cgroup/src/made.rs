@@ -7,8 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How often a parent that goes away is made again.
-const PARENT_TRIES: usize = 8;
+/// How often it is tried to make what others remove.
+const TRIES: u32 = 8;
 
 /// The directories that [`Cgroup::create`](crate::Cgroup::create) made, ancestors of the cgroup included; or, from
 /// [`Cgroup::absent`](crate::Cgroup::absent), those it would make. Part of a record, so that only these are removed later.
@@ -58,28 +58,30 @@ impl Made {
 
     /// Makes `directory`, which is below `root`, with what is missing between.
     pub(crate) fn make(&mut self, root: &Path, directory: &Path) -> Result<(), Error> {
-        let mut made = fs::create_dir(directory);
-        // Nearly always only the last component is missing, so its ancestors are not even looked at. A parent that was just made
-        // can go again, where whoever had its last child before removes it at this very moment.
-        for _ in 0..PARENT_TRIES {
-            match (&made, directory.parent()) {
-                (Err(source), Some(parent)) if source.kind() == io::ErrorKind::NotFound && parent != root && parent.starts_with(root) => {
-                    self.make(root, parent)?;
-                    made = fs::create_dir(directory);
-                }
-                _ => break,
+        let failed = |source| Error::Make { directory: directory.to_owned(), source };
+        // Nearly always only the last component is missing, so its ancestors are not even looked at. What was just made, or seen, can go
+        // again, where whoever had its last child before removes it at this very moment.
+        let mut tries = TRIES;
+        loop {
+            let Err(source) = fs::create_dir(directory) else {
+                self.0.push(directory.to_owned());
+                return Ok(());
+            };
+            let parent = directory.parent().filter(|parent| *parent != root && parent.starts_with(root));
+            match (source.kind(), parent) {
+                (io::ErrorKind::AlreadyExists, _) => match is_directory(directory) {
+                    Some(true) => return Ok(()),
+                    Some(false) => return Err(Error::NameTaken { path: directory.to_owned() }),
+                    None => {}
+                },
+                (io::ErrorKind::NotFound, Some(parent)) => self.make(root, parent)?,
+                _ => return Err(failed(source)),
             }
-        }
-        match made {
-            Ok(()) => self.0.push(directory.to_owned()),
-            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
-                if !directory.is_dir() {
-                    return Err(Error::NameTaken { path: directory.to_owned() });
-                }
+            if tries == 0 {
+                return Err(failed(source));
             }
-            Err(source) => return Err(Error::Make { directory: directory.to_owned(), source }),
+            tries -= 1;
         }
-        Ok(())
     }
 
     /// Adds the directories from below `root` down to `directory` that do not exist.
@@ -89,6 +91,11 @@ impl Made {
         absent.reverse();
         self.0.append(&mut absent);
     }
+}
+
+/// In one look: between two of them it could go. `None` of what is not there.
+pub(crate) fn is_directory(path: &Path) -> Option<bool> {
+    fs::metadata(path).ok().map(|metadata| metadata.is_dir())
 }
 
 fn is_used(source: &io::Error) -> bool {

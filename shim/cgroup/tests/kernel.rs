@@ -338,6 +338,27 @@ fn a_creation_that_fails_half_way_leaves_nothing() {
     assert!(!exists(&Cgroup::at(&own.host, &own.path.child("a").unwrap())));
 }
 
+/// Another pod's last child may take what both have in common along, between any two looks.
+#[test]
+fn what_comes_and_goes_is_not_taken_for_a_control_file() {
+    const ROUNDS: usize = 500;
+    let own = Own::new("fleeting");
+    let common = own.path.child("common").unwrap();
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let mine = Cgroup::at(&own.host, &common.child(&number.to_string()).unwrap());
+            let host = &own.host;
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    mine.check_name().unwrap();
+                    let (_, made) = Cgroup::create(host, mine.path()).unwrap();
+                    made.remove().unwrap();
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn removal_takes_the_cgroups_below_and_tolerates_absence() {
     let own = Own::new("remove");

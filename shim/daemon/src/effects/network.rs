@@ -233,7 +233,7 @@ impl Network {
     pub async fn withdraw(&self, id: &str) -> Result<(), NetworkError> {
         let withdrawn = match self.opened().await {
             Ok(bridge) => bridge.withdraw(id).await,
-            Err(_) => withdraw_host_ports(&self.name, &self.host_ports, id),
+            Err(_) => withdraw_host_ports(&self.name, &self.host_ports, id).await,
         };
         withdrawn.map_err(|source| NetworkError::Detach { id: id.to_owned(), source })
     }
