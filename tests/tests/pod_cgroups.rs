@@ -216,10 +216,11 @@ async fn a_pod_stops_whose_list_of_shared_cgroups_is_gone() -> Result<()> {
 /// A pod that begins while the last one before it ends may make what that one had made, and takes away.
 #[tokio::test]
 async fn what_pods_have_in_common_goes_with_the_last_of_many_that_come_and_go() -> Result<()> {
-    const ROUNDS: usize = 12;
+    // More often than once only where that takes no minutes.
+    let rounds = 12_u32.div_ceil(wait::slowness());
     let daemon = Daemon::for_test_with(DaemonOptions::default().cgroupfs()).await?;
     let parent = format!("{}/deep/common", daemon.cgroup_parent());
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let come_and_go = async |client: usize| -> Result<()> {
             for number in 0..6 {
                 let spec = PodSpec::new(&format!("{round}-{client}-{number}")).cgroup_parent(&format!("{parent}/{client}-{number}"));

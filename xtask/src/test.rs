@@ -14,7 +14,8 @@ use crate::{setup, vm};
 use anyhow::{Context, Result, anyhow};
 use lanes::Program;
 use podbox_tests::host::{SKIPPED, SKIPPED_FILE};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 /// For each fuzz target (`tests/fuzz`).
@@ -35,15 +36,16 @@ pub(crate) struct TestArgs {
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     setup::ensure_ready()?;
     let started = Instant::now();
-    let podbox = build::program("podbox", "podbox", Profile::Dev)?;
-    // What tests would else wait for.
-    let clients = [podbox_tests::programs::crictl()?, podbox_tests::programs::grpcurl()?];
-    if clients.contains(&None) {
-        eprintln!("neither crictl nor grpcurl is built: this machine has no Go");
-    }
-    let programs = lanes::build()?;
+    let in_guests = args.arguments.is_empty();
+    let ((podbox, programs), ()) = thread::scope(|scope| {
+        // Much of it is waiting.
+        let others = scope.spawn(|| programs_of_others(in_guests));
+        let own = own_programs();
+        let others = others.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        anyhow::Ok((own?, others?))
+    })?;
     let vm_args = vm::VmArgs::of_test();
-    let guests = if args.arguments.is_empty() { guests(&vm_args)? } else { None };
+    let guests = if in_guests { guests(&vm_args)? } else { None };
     eprintln!("all is built; {} s", started.elapsed().as_secs());
     let here = on_this_machine(&podbox, programs, &args.arguments);
     eprintln!("on this machine all have run; {} s", started.elapsed().as_secs());
@@ -66,6 +68,20 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         (Err(here), Err(there)) => Err(there.context(format!("{here:#}; and in guests"))),
         (here, there) => here.and(there),
     }
+}
+
+/// podbox, and its tests.
+fn own_programs() -> Result<(PathBuf, Vec<Program>)> {
+    Ok((build::program("podbox", "podbox", Profile::Dev)?, lanes::build()?))
+}
+
+/// What tests and guests would else wait for.
+fn programs_of_others(in_guests: bool) -> Result<()> {
+    let clients = [podbox_tests::programs::crictl()?, podbox_tests::programs::grpcurl()?];
+    if clients.contains(&None) {
+        eprintln!("neither crictl nor grpcurl is built: this machine has no Go");
+    }
+    if in_guests { vm::fetch() } else { Ok(()) }
 }
 
 /// What became of the tests, and the programs that failed.

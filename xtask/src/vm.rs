@@ -164,6 +164,20 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
     outcome.ensure_success()
 }
 
+/// Fetches what guests are made of that is not podbox's: it is there when they are prepared.
+///
+/// # Errors
+/// Something is missing and cannot be installed or fetched.
+pub(crate) fn fetch() -> Result<()> {
+    if CAN_BOOT {
+        setup::ensure_ready_for_guests()?;
+        let folder = folder()?;
+        kernel::fetch(&folder)?;
+        disk::root(&folder)?;
+    }
+    Ok(())
+}
+
 /// Guests that can be booted.
 pub(crate) struct Guests<'a> {
     args: &'a VmArgs,
