@@ -147,6 +147,9 @@ impl SysctlError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FirewallError {
+    /// The thread that did it ended before its work did.
+    #[error("the work was cut off")]
+    CutOff,
     /// No netfilter socket.
     #[error("open a netfilter socket")]
     Open {
@@ -256,6 +259,12 @@ pub enum PodNetnsError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BridgeError {
+    /// Somebody deleted it.
+    #[error("bridge {bridge} was deleted")]
+    Gone {
+        /// Name of the bridge.
+        bridge: String,
+    },
     /// The configuration cannot work.
     #[error("invalid configuration of bridge {bridge}")]
     Config {

@@ -207,9 +207,10 @@ impl HostPorts {
     /// The pod that has it already; nothing is kept then.
     pub fn keep(&self, socket: SocketAddr) -> Result<(), Owner> {
         let mut ports = self.lock();
-        let address = Some(socket.ip()).filter(|ip| !ip.is_unspecified());
+        let ip = socket.ip().to_canonical();
+        let address = Some(ip).filter(|ip| !ip.is_unspecified());
         // One that listens on all addresses of IPv6 listens on those of IPv4, too (ipv6(7), IPV6_V6ONLY).
-        let families = if address.is_none() && socket.is_ipv6() { vec![false, true] } else { vec![socket.is_ipv6()] };
+        let families = if address.is_none() && ip.is_ipv6() { vec![false, true] } else { vec![ip.is_ipv6()] };
         let kept: Vec<_> = families.into_iter().map(|is_ipv6| ((PortProtocol::Tcp, socket.port(), is_ipv6), address)).collect();
         if let Some(owner) = kept.iter().find_map(|(key, address)| ports.holder(*key, *address)) {
             return Err(owner.clone());
@@ -343,6 +344,8 @@ mod tests {
         ports.reserve(&a, &addresses(2), &[port(Tcp, "192.0.2.1", 80), port(Udp, "", 81)]).expect("free");
         for (kept, is_taken) in [
             ("192.0.2.1:80", true),
+            ("[::ffff:192.0.2.1]:80", true),
+            ("[::ffff:192.0.2.4]:80", false),
             ("0.0.0.0:80", true),
             ("[::]:80", true),
             ("192.0.2.2:80", false),
@@ -356,6 +359,7 @@ mod tests {
             (port(Tcp, "192.0.2.2", 80), true),
             (port(Tcp, "", 80), true),
             (port(Tcp, "192.0.2.3", 80), false),
+            (port(Tcp, "192.0.2.4", 80), true),
             (port(Tcp, "192.0.2.2", 81), true),
             (port(Tcp, "::", 81), true),
             (port(Sctp, "", 81), false),

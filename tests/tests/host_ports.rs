@@ -167,7 +167,9 @@ async fn a_port_of_a_family_that_the_pod_lacks_is_refused_and_one_of_the_nodes_n
 #[tokio::test]
 async fn no_pod_has_the_port_where_podbox_listens() -> Result<()> {
     const FEW: std::ops::RangeInclusive<i32> = 40_000..=40_003;
-    let mut daemon = Daemon::for_test().await?;
+    const METRICS: i32 = 9100;
+    let more_config = format!("[metrics]\naddress = \"127.0.0.1:{METRICS}\"\n");
+    let mut daemon = Daemon::for_test_with(DaemonOptions { more_config, ..DaemonOptions::default() }).await?;
     // All that the kernel picks a listener's port of.
     let range = format!("{} {}", FEW.start(), FEW.end());
     daemon.network().run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", &range).context("narrow the range of ports"))?;
@@ -176,9 +178,9 @@ async fn no_pod_has_the_port_where_podbox_listens() -> Result<()> {
     let container = pod.run(&ContainerSpec::sleeper("c")).await?;
     let own = stream_port(&daemon, &container).await?;
     assert!(FEW.contains(&own), "{own}");
-    for host_ip in ["", "127.0.0.1"] {
-        let greedy = with_ports("greedy", &[mapping(v1::Protocol::Tcp, host_ip, own)]);
-        let words = ["sandbox default/greedy", &format!("TCP port {own}"), "podbox itself listens there"];
+    for (host_ip, port) in [("", own), ("127.0.0.1", own), ("", METRICS)] {
+        let greedy = with_ports("greedy", &[mapping(v1::Protocol::Tcp, host_ip, port)]);
+        let words = ["sandbox default/greedy", &format!("TCP port {port}"), "podbox itself listens there"];
         assert_refused(daemon.run_pod(&greedy).await, Code::FailedPrecondition, &words);
     }
     // The next daemon would sooner or later be given one of these.

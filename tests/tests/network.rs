@@ -203,6 +203,7 @@ async fn a_pod_is_not_left_on_a_bridge_that_is_configured_no_more() -> Result<()
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     let names = ["network.bridge", &pod.id, &format!("bridge {}", daemon.bridge())];
     assert!(!refused.status.success() && names.iter().all(|name| said.contains(*name)), "{said}");
+    assert!(ip(daemon.network(), &format!("link show {}x", daemon.bridge())).is_err(), "nothing was done for the other bridge");
     std::fs::write(daemon.config_file(), config)?;
     daemon.start_again().await?;
     assert_eq!(pod.state().await?, v1::PodSandboxState::SandboxReady);

@@ -79,7 +79,7 @@ fn own_programs() -> Result<(PathBuf, Vec<Program>)> {
 fn programs_of_others(in_guests: bool) -> Result<()> {
     let clients = [podbox_tests::programs::crictl()?, podbox_tests::programs::grpcurl()?];
     if clients.contains(&None) {
-        eprintln!("neither crictl nor grpcurl is built: this machine has no Go");
+        eprintln!("crictl or grpcurl is not built: this machine has no Go");
     }
     if in_guests { vm::fetch() } else { Ok(()) }
 }

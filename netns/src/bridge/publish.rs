@@ -28,11 +28,12 @@ impl Firewall {
         self,
         work: impl FnOnce(&NftSocket) -> Result<T, FirewallError> + Send + 'static,
     ) -> Result<(Self, T), BridgeError> {
-        let done = tokio::task::spawn_blocking(move || {
-            let done = work(&self.bridge.shared.firewall).map_err(|source| self.bridge.refused(source));
-            done.map(|done| (self, done))
+        let bridge = self.bridge.clone();
+        let done = on_thread(move || {
+            let done = work(&self.bridge.shared.firewall)?;
+            Ok((self, done))
         });
-        done.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        done.await.map_err(|source| bridge.refused(source))
     }
 }
 
@@ -42,12 +43,14 @@ impl Bridge {
     /// # Errors
     /// Names the step. The ports are still reserved, and [`Bridge::withdraw`] undoes what was done.
     pub async fn publish(&self, id: &str) -> Result<(), BridgeError> {
-        let forwards = self.shared.host_ports.of(&Owner::new(id));
-        if forwards.is_empty() {
+        let owner = Owner::new(id);
+        if self.shared.host_ports.of(&owner).is_empty() {
             return Ok(());
         }
+        let firewall = Firewall::of(self).await;
+        let forwards = self.shared.host_ports.of(&owner);
         let (bridge, adding) = (self.shared.name.clone(), forwards.clone());
-        let (mut firewall, added) = Firewall::of(self).await.order(move |socket| firewall::add(socket, &bridge, &adding)).await?;
+        let (mut firewall, added) = firewall.order(move |socket| firewall::add(socket, &bridge, &adding)).await?;
         if added == Added::NoTable {
             firewall = self.replace_rules(firewall, None).await?;
         } else {
@@ -62,12 +65,12 @@ impl Bridge {
     /// Names the step. The ports stay reserved; the call can be repeated.
     pub async fn withdraw(&self, id: &str) -> Result<(), BridgeError> {
         let owner = Owner::new(id);
-        let forwards = self.shared.host_ports.of(&owner);
-        if forwards.is_empty() {
+        if self.shared.host_ports.of(&owner).is_empty() {
             return Ok(());
         }
         let mut firewall = Firewall::of(self).await;
-        if self.shared.host_ports.all_but(&owner).is_empty() {
+        let forwards = self.shared.host_ports.of(&owner);
+        if self.shared.host_ports.all_but(&owner).is_empty() && self.stands().await? {
             firewall = self.replace_rules(firewall, Some(&owner)).await?;
         } else {
             let (bridge, deleting) = (self.shared.name.clone(), forwards.clone());
@@ -109,9 +112,13 @@ impl Bridge {
         firewall.order(forget).await.map(drop)
     }
 
-    /// Makes the rules for all networks of the bridge and all host ports but those of one pod.
+    /// Makes the rules for all networks of the bridge and all host ports but those of one pod. A bridge that does not stand has none: they are
+    /// those of the one in its place.
     pub(super) async fn replace_rules(&self, firewall: Firewall, but: Option<&Owner>) -> Result<Firewall, BridgeError> {
         let Shared { name, host_ports, .. } = &*self.shared;
+        if !self.stands().await? {
+            return Err(BridgeError::Gone { bridge: name.clone() });
+        }
         let pods = self.networks().await?;
         let forwards = but.map_or_else(|| host_ports.all(), |owner| host_ports.all_but(owner));
         let needs_loopback = needs_loopback(&forwards);
@@ -142,6 +149,12 @@ impl Bridge {
     }
 }
 
+/// Work that waits for the kernel, away from the tasks that serve.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, FirewallError> + Send + 'static) -> Result<T, FirewallError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| error.try_into_panic().map_or(Err(FirewallError::CutOff), |panic| std::panic::resume_unwind(panic)))
+}
+
 /// Only what may be called on 127.0.0.1 needs it to leave the node.
 fn needs_loopback(forwards: &[Forward]) -> bool {
     forwards.iter().any(|forward| forward.to.is_ipv4() && forward.address.is_none_or(|address| address.is_loopback()))
@@ -152,18 +165,19 @@ fn needs_loopback(forwards: &[Forward]) -> bool {
 /// # Errors
 /// Names the step. The ports stay reserved; the call can be repeated.
 pub async fn withdraw_host_ports(bridge: &str, host_ports: &HostPorts, id: &str) -> Result<(), BridgeError> {
-    let _turn = host_ports.rules_turn().await;
+    let turn = host_ports.rules_turn().await;
     let owner = Owner::new(id);
     let forwards = host_ports.of(&owner);
     if forwards.is_empty() {
         return Ok(());
     }
-    let withdraw = || {
+    let name = bridge.to_owned();
+    let withdraw = move || {
         let firewall = NftSocket::open()?;
-        firewall::delete(&firewall, bridge, &forwards)?;
-        firewall::forget_flows(&firewall, &forwards, Turn::Went)
+        firewall::delete(&firewall, &name, &forwards)?;
+        firewall::forget_flows(&firewall, &forwards, Turn::Went).map(|()| turn)
     };
-    withdraw().map_err(|source| BridgeError::Firewall { bridge: bridge.to_owned(), source })?;
+    let _turn = on_thread(withdraw).await.map_err(|source| BridgeError::Firewall { bridge: bridge.to_owned(), source })?;
     host_ports.release(&owner);
     Ok(())
 }

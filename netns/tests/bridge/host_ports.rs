@@ -10,7 +10,7 @@ use std::time::Duration;
 use podbox_netns::{AddressPool, Bridge, BridgeConfig, HostPort, HostPorts, Owner, PortProtocol};
 use rtnetlink::RouteMessageBuilder;
 
-use crate::node::{Netns, Node, Pod, config, delete_nft_tables, id, nft_rules, on_node};
+use crate::node::{Netns, Node, Pod, config, delete_nft_tables, id, nft_rules, nft_tables, on_node};
 use crate::rules::settle_flows;
 
 const DUAL: [&str; 2] = ["10.88.0.0/16", "fd00:88::/64"];
@@ -240,6 +240,22 @@ fn the_last_ports_of_a_bridge_that_was_deleted_are_withdrawn() {
         let (a, _a) = stage.pod(1, &[port(PortProtocol::Tcp, "", 80)]).await;
         node.delete("pods0").await;
         stage.bridge.withdraw(&a.id).await.unwrap();
+        assert_eq!(here(|| by_tcp(at("192.0.2.1", 80))), None);
+    });
+}
+
+/// It waited for its turn while somebody else opened the bridge anew.
+#[test]
+fn who_still_has_the_bridge_of_before_takes_no_rules_from_the_one_in_its_place() {
+    on_node(async |node: Node| {
+        let mut stage = Stage::set(&node).await;
+        let (a, _a) = stage.pod(1, &[port(PortProtocol::Tcp, "", 80)]).await;
+        node.delete("pods0").await;
+        let _again = Bridge::open(&stage.config, &stage.ports).await.unwrap();
+        let tables = nft_tables();
+        assert_eq!(tables.len(), 2, "{tables:?}");
+        stage.bridge.withdraw(&a.id).await.unwrap();
+        assert_eq!(nft_tables(), tables);
         assert_eq!(here(|| by_tcp(at("192.0.2.1", 80))), None);
     });
 }

@@ -126,8 +126,8 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
     // The first container waits for it, not the daemon.
     tokio::task::spawn_blocking(move || confining.prepare());
     let store = Arc::new(Store::new(node.layout.clone()));
+    refuse_to_leave_pods(&node).await?;
     let pods = Pods::recover(node.clone(), store.clone()).await.context("take over the pods on record")?;
-    refuse_to_leave_pods(&node, &store).await?;
     if let Err(error) = node.network.open().await {
         tracing::error!(error = %Chain(&error), "the pod network is not ready");
     }
@@ -165,10 +165,11 @@ async fn run(config: Config, open_files: Rlimit, no_user_namespaces: Option<Stri
 }
 
 /// A pod that hangs on another bridge than the one that is configured now would be left there: with its link, its rules and its host ports.
-async fn refuse_to_leave_pods(node: &Node, store: &Store) -> anyhow::Result<()> {
+/// To be asked before anything is done for the pods on record, or for that bridge.
+async fn refuse_to_leave_pods(node: &Node) -> anyhow::Result<()> {
     let elsewhere = node.network.pods_elsewhere().await.context("look for pods on other bridges")?;
-    let left = store.sandboxes().into_iter().find_map(|sandbox| elsewhere.get_key_value(sandbox.id.as_str()));
-    let Some((pod, bridge)) = left else { return Ok(()) };
+    let folder = node.layout.pods();
+    let Some((pod, bridge)) = elsewhere.iter().find(|(pod, _)| folder.join(pod).exists()) else { return Ok(()) };
     let reason = format!("sandbox {pod} is connected to bridge {bridge}: stop the pods there first, or go back to it");
     Err(node.config.refused("network.bridge", &reason).into())
 }
@@ -178,7 +179,7 @@ async fn listen_for_streams(node: &Node) -> anyhow::Result<podbox_stream::Server
     let address = node.config.stream.address.0;
     let server = listen(node, address, podbox_stream::Server::bind, |server| server.address().port()).await;
     let server = server.map_err(|error| node.config.refused("stream.address", &format!("{error:#}")))?;
-    if !address.ip().is_loopback() {
+    if !address.ip().to_canonical().is_loopback() {
         tracing::warn!(%address, "stream.address is reached from outside, and what goes over it is not encrypted");
     }
     tracing::info!(address = %server.address(), "serving streams");
@@ -188,8 +189,12 @@ async fn listen_for_streams(node: &Node) -> anyhow::Result<podbox_stream::Server
 /// The server of podbox's own metrics, where the configuration wants one.
 async fn listen_for_scrapes(node: &Node) -> anyhow::Result<Option<MetricsServer>> {
     let Some(address) = node.config.metrics.address.0 else { return Ok(None) };
-    anyhow::ensure!(address.ip().is_loopback(), "metrics.address: {address} is no loopback address: nobody asks who reads metrics");
-    let server = listen(node, address, MetricsServer::bind, |server| server.address().port()).await.context("metrics.address")?;
+    anyhow::ensure!(
+        address.ip().to_canonical().is_loopback(),
+        "metrics.address: {address} is no loopback address: nobody asks who reads metrics"
+    );
+    let server = listen(node, address, MetricsServer::bind, |server| server.address().port()).await;
+    let server = server.map_err(|error| node.config.refused("metrics.address", &format!("{error:#}")))?;
     tracing::info!(address = %server.address(), "serving metrics");
     Ok(Some(server))
 }

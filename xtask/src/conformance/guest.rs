@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-/// As long as the runs over both kinds of streams may take.
-const TIME_MAX: Duration = Duration::from_secs(2 * super::RUN_MAX.as_secs());
+/// As long as the runs over both kinds of streams may take, with what they need started before each.
+const TIME_MAX: Duration = Duration::from_secs(2 * super::RUN_MAX.as_secs() + 10 * 60);
 /// Where the guest finds its payload.
 const PAYLOAD: &str = "/mnt";
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Processors and memory of a guest.
 const PROCESSORS: &str = "2";
 const MEMORY: &str = "1536M";
-/// A guest that prints nothing for so long hangs. A test program that hangs is ended before that, by the guest.
+/// A guest that prints nothing for so long hangs. A test program, or a run of specs, that hangs is ended before that, by the guest.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(1300);
 /// Of a boot, until the first test program begins: 5 s on a machine with nothing else to do, a hundred on one that has much.
 pub(super) const BOOT_MAX: Duration = Duration::from_secs(300);

@@ -149,7 +149,6 @@ impl Network {
     pub async fn warnings(&self) -> Result<Vec<String>, NetworkError> {
         let bridge = self.opened().await?;
         let drops = bridge.forward_drops().await.map_err(NetworkError::Bridge)?;
-        let forgets_flows = bridge.forgets_flows().map_err(NetworkError::Bridge)?;
         let name = &self.name;
         let warn = |drop: &ForwardDrop| {
             format!(
@@ -159,7 +158,11 @@ impl Network {
         };
         const FLOWS: &str = "the kernel has no ctnetlink (module nf_conntrack_netlink): who goes on sending by UDP to a host port that came or \
                              went meanwhile is not heard by whom it leads to";
-        Ok(drops.iter().map(warn).chain((!forgets_flows).then(|| FLOWS.to_owned())).collect())
+        let flows = match bridge.forgets_flows() {
+            Ok(forgets) => (!forgets).then(|| FLOWS.to_owned()),
+            Err(error) => Some(format!("whether the kernel tells of flows is unknown: {}", Chain(&error))),
+        };
+        Ok(drops.iter().map(warn).chain(flows).collect())
     }
 
     /// Several may find the same bridge gone; the first throws it away.
