@@ -71,25 +71,35 @@ impl Metrics {
 
     /// A pod got a monitor.
     pub fn count_started_monitor(&self) {
-        self.monitors_started.fetch_add(1, Ordering::Relaxed);
+        self.monitors_started.fetch_add(1, Ordering::Release);
     }
 
     /// A monitor was gone before its pod was stopped.
     pub fn count_lost_monitor(&self) {
-        self.monitors_lost.fetch_add(1, Ordering::Relaxed);
+        self.monitors_lost.fetch_add(1, Ordering::Release);
     }
 
     /// A container ended.
     pub fn count_end(&self, oom_killed: bool) {
-        self.containers_ended.fetch_add(1, Ordering::Relaxed);
-        self.containers_oom_killed.fetch_add(u64::from(oom_killed), Ordering::Relaxed);
+        self.containers_ended.fetch_add(1, Ordering::Release);
+        self.containers_oom_killed.fetch_add(u64::from(oom_killed), Ordering::Release);
     }
 
-    /// The page that Prometheus reads.
-    fn page(&self, population: &Population) -> String {
+    /// The page that Prometheus reads. What is counted is true already: the population, which is asked for last, has it too.
+    fn page(&self, population: impl FnOnce() -> Population) -> String {
         let mut page = Page::default();
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).show(&mut page);
         page.gauge("podbox_calls_under_way", "Calls that have begun and not ended.", self.calls_under_way.value());
+        let counters = [
+            ("podbox_monitors_started_total", "Monitors that were started, one a pod.", &self.monitors_started),
+            ("podbox_monitors_lost_total", "Monitors that ended before their pod was stopped.", &self.monitors_lost),
+            ("podbox_containers_ended_total", "Containers that ended.", &self.containers_ended),
+            ("podbox_containers_oom_killed_total", "Containers that ended for want of memory.", &self.containers_oom_killed),
+        ];
+        for (name, help, counter) in counters {
+            page.counter(name, help, counter.load(Ordering::Acquire));
+        }
+        let population = population();
         let pods = [("ready", population.pods_ready), ("not_ready", population.pods_not_ready)];
         page.by_label("podbox_pods", "Pod sandboxes by state.", "state", &pods);
         let containers = [
@@ -98,15 +108,6 @@ impl Metrics {
             ("exited", population.containers_exited),
         ];
         page.by_label("podbox_containers", "Containers by state.", "state", &containers);
-        let counters = [
-            ("podbox_monitors_started_total", "Monitors that were started, one a pod.", &self.monitors_started),
-            ("podbox_monitors_lost_total", "Monitors that ended before their pod was stopped.", &self.monitors_lost),
-            ("podbox_containers_ended_total", "Containers that ended.", &self.containers_ended),
-            ("podbox_containers_oom_killed_total", "Containers that ended for want of memory.", &self.containers_oom_killed),
-        ];
-        for (name, help, counter) in counters {
-            page.counter(name, help, counter.load(Ordering::Relaxed));
-        }
         page.gauge("podbox_event_subscribers", "Streams of container events that are being read.", self.event_subscribers.value());
         let since = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         page.gauge("process_start_time_seconds", "When the daemon was started, since 1970.", since.as_secs());
@@ -125,7 +126,7 @@ mod tests {
         metrics.count_call("Version", "OK", Duration::from_millis(3));
         metrics.count_end(true);
         let _reader = metrics.event_subscribers.enter();
-        let page = metrics.page(&Population { pods_ready: 2, containers_running: 3, ..Population::default() });
+        let page = metrics.page(|| Population { pods_ready: 2, containers_running: 3, ..Population::default() });
         for line in [
             "podbox_calls_total{call=\"Version\",code=\"OK\"} 1",
             "podbox_pods{state=\"ready\"} 2",
@@ -141,5 +142,21 @@ mod tests {
             assert_eq!(page.matches(&format!("# TYPE {family} ")).count(), 1, "{line}");
             assert_eq!(page.matches(&format!("# HELP {family} ")).count(), 1, "{line}");
         }
+    }
+
+    #[test]
+    fn nothing_is_counted_that_the_population_has_not_got() {
+        let metrics = Metrics::default();
+        let page = metrics.page(|| {
+            let before = Population { containers_running: 1, pods_ready: 1, ..Population::default() };
+            metrics.count_end(false);
+            metrics.count_lost_monitor();
+            metrics.count_call("StopPodSandbox", "OK", Duration::from_millis(3));
+            before
+        });
+        for line in ["podbox_containers_ended_total 0", "podbox_monitors_lost_total 0", "podbox_containers{state=\"running\"} 1"] {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+        assert!(!page.contains("StopPodSandbox"), "{page}");
     }
 }

@@ -92,7 +92,7 @@ async fn serve(
 }
 
 async fn page(metrics: Arc<Metrics>, population: impl Fn() -> Population + Send + 'static) -> Response<Full<Bytes>> {
-    match tokio::task::spawn_blocking(move || metrics.page(&population())).await {
+    match tokio::task::spawn_blocking(move || metrics.page(population)).await {
         Ok(page) => {
             let mut answer = Response::new(Full::new(Bytes::from(page)));
             answer.headers_mut().insert(CONTENT_TYPE_HEADER, HeaderValue::from_static(CONTENT_TYPE));

@@ -1,6 +1,6 @@
 //! Log files: the format, and what happens when the disk or the reader does not play along.
 
-use crate::support::{Image, TestMonitor, leave_mount_namespace, log_lines, mount_tmpfs, record_at, until};
+use crate::support::{Image, Launched, TestMonitor, leave_mount_namespace, log_lines, mount_tmpfs, record_at, until};
 use podbox_plan::wire::{ReplyBody, RequestBody};
 use podbox_plan::{ContainerId, LogTarget, PidNamespace, ProcessRef, Stdio};
 use std::path::Path;
@@ -10,6 +10,15 @@ fn container_id(process: &ProcessRef) -> ContainerId {
         ProcessRef::Container(id) => id.clone(),
         other => panic!("no container: {other}"),
     }
+}
+
+/// Waits until the monitor has logged all that the process has written: it takes what is in the pipe and writes that out in one go,
+/// and answers nobody meanwhile.
+fn wait_until_taken(monitor: &mut TestMonitor, launched: &Launched) {
+    let pipe = std::fs::OpenOptions::new().write(true).open(format!("/proc/{}/fd/1", launched.pid)).expect("the writing end");
+    until("its output is taken", || rustix::io::ioctl_fionread(&pipe).expect("FIONREAD") == 0);
+    drop(pipe);
+    monitor.state();
 }
 
 #[test]
@@ -112,6 +121,7 @@ fn a_full_disk_stops_the_log_and_not_the_container() {
     let launched = monitor.launch(&container.process, &container.plan());
     let inside = |name: &str| format!("/proc/{}/root/tmp/{name}", launched.pid);
     until("the flood is over", || Path::new(&inside("done")).exists());
+    wait_until_taken(&mut monitor, &launched);
     let before = log_lines(&container.log);
     assert!(!before.is_empty() && before.len() < 100_000);
     assert!(before.iter().zip(1..).all(|(line, number)| *line == format!("stdout F {number}")), "torn or out of order");

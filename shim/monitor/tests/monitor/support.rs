@@ -5,7 +5,7 @@ mod monitor;
 mod plans;
 
 pub use cgroup::TestCgroup;
-pub use monitor::{TestMonitor, record_at, until};
+pub use monitor::{Launched, TestMonitor, record_at, until};
 pub use plans::{ContainerPlan, FEW_CAPABILITIES, Image, exec_plan, pause_plan};
 
 use std::path::Path;
