@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use podbox_tests::flag::{AWAIT_FLAG, Flag};
 use podbox_tests::host::{all_processes, namespace, runs};
 use podbox_tests::{Container, ContainerSpec, Daemon, Pod, PodSpec, wait};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -280,8 +281,11 @@ async fn ports_lead_to_the_pods_and_what_is_refused_there_spoils_nothing() -> Re
 async fn logs_are_shown_as_they_were_written_or_as_objects() -> Result<()> {
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("logs")).await?;
-    let script = "echo out; echo err >&2; head -c 100000 /dev/zero | tr '\\0' x; echo; printf 'no end'";
-    let container = pod.run(&ContainerSpec::shell("a", script)).await?;
+    let script = format!("echo out; echo err >&2; {AWAIT_FLAG}; head -c 100000 /dev/zero | tr '\\0' x; echo; printf 'no end'");
+    let container = pod.run(&ContainerSpec::shell("a", &script)).await?;
+    // Two pipes have no order between them: what is to come last is written when all else has been read.
+    wait::until_true("both are in the log", || container.log_lines().is_ok_and(|lines| lines.len() == 2)).await?;
+    Flag::of(&pod).await?.raise()?;
     container.exited().await?;
     let long = "x".repeat(100_000);
     let shown = output(&daemon, &["logs", &container.id[..12]])?;
@@ -310,8 +314,9 @@ async fn a_followed_log_goes_on_over_rotations_to_the_containers_end() -> Result
     let daemon = Daemon::for_test().await?;
     let pod = daemon.run_pod(&PodSpec::new("follow")).await?;
     // There is always something in the log until it has been rotated often enough.
-    let script = "i=0; while ! [ -e /tmp/enough ]; do echo $i; i=$((i+1)); done; echo almost; read x < /tmp/go; echo last";
-    let container = pod.create(&ContainerSpec::shell("a", &format!("mkfifo /tmp/go; echo begin; read x < /tmp/go; {script}"))).await?;
+    let numbers = "i=0; while ! [ -e /tmp/enough ]; do echo $i; i=$((i+1)); done";
+    let script = format!("mkfifo /tmp/go; echo begin; read x < /tmp/go; {numbers}; echo almost; {AWAIT_FLAG}; echo last");
+    let container = pod.create(&ContainerSpec::shell("a", &script)).await?;
     let mut command = podbox(&daemon, &["logs", "-f", &container.id]);
     command.stdout(Stdio::piped());
     let mut child = spawn(&daemon, command)?;
@@ -335,7 +340,8 @@ async fn a_followed_log_goes_on_over_rotations_to_the_containers_end() -> Result
     std::fs::rename(&container.log, container.log.with_extension("end"))?;
     container.reopen_log().await?;
     assert!(child.try_wait()?.is_none(), "it follows");
-    container.sh("echo > /tmp/go").await?;
+    // By nothing that runs in the container: it would be killed with it.
+    Flag::of(&pod).await?.raise()?;
     assert!(end_of(&mut child).await?.success());
     let all = said.wait_for("last\n")?.to_owned();
     let count = all.lines().count().saturating_sub(3);
