@@ -346,7 +346,17 @@ impl Daemon {
         let pod = self.run_pod(&PodSpec::new("warm-up")).await?;
         pod.run(&crate::ContainerSpec::shell("warm-up", "true")).await?.exit_code().await?;
         pod.end().await?;
+        self.link_is_gone(&pod.id).await?;
         Census::at_rest(self).await
+    }
+
+    /// Waits until the kernel has removed a stopped pod's link, which takes it some time that nobody waits for.
+    ///
+    /// # Errors
+    /// It stays.
+    pub async fn link_is_gone(&self, id: &str) -> Result<()> {
+        let is_its = |link: &String| link.strip_prefix("pb").is_some_and(|start| id.starts_with(start));
+        wait::until_true("the pod's link is gone", || self.network().links().is_ok_and(|links| !links.iter().any(is_its))).await
     }
 
     /// Runs a pod.

@@ -109,19 +109,15 @@ impl Session {
     /// # Errors
     /// It ends before, or does not say it in time.
     pub async fn wait_for(&mut self, text: &str) -> Result<String> {
-        let stdout = self.stdout.as_mut().context("no output")?;
-        let mut said = String::new();
-        let waited = async {
-            while !said.contains(text) {
-                match stdout.inbound.next().await {
-                    Received::Bytes(held) => said.push_str(&String::from_utf8_lossy(&held.bytes)),
-                    end => anyhow::bail!("{end:?} after {said:?}"),
-                }
-            }
-            Ok(())
-        };
-        tokio::time::timeout(wait::scaled(wait::DEADLINE), waited).await.with_context(|| format!("waiting for {text:?}"))??;
-        Ok(said)
+        comes(self.stdout.as_mut().context("no output")?, text).await
+    }
+
+    /// The same of its error output.
+    ///
+    /// # Errors
+    /// As [`Session::wait_for`].
+    pub async fn wait_for_error(&mut self, text: &str) -> Result<String> {
+        comes(self.stderr.as_mut().context("no error output")?, text).await
     }
 
     /// Waits for the outcome alone, of a session whose outputs may be cut off.
@@ -153,6 +149,22 @@ impl Session {
         drop(connection);
         Ok(Finished { stdout: stdout.context("stdout")?, stderr: stderr.context("stderr")?, outcome })
     }
+}
+
+/// What a stream brings until it has something in it.
+async fn comes(stream: &mut Stream, text: &str) -> Result<String> {
+    let mut said = String::new();
+    let waited = async {
+        while !said.contains(text) {
+            match stream.inbound.next().await {
+                Received::Bytes(held) => said.push_str(&String::from_utf8_lossy(&held.bytes)),
+                end => anyhow::bail!("{end:?} after {said:?}"),
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(wait::scaled(wait::DEADLINE), waited).await.with_context(|| format!("waiting for {text:?}"))??;
+    Ok(said)
 }
 
 /// What a session came to.

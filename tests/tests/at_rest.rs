@@ -42,7 +42,8 @@ fn activity(pid: i32) -> Result<BTreeMap<String, String>> {
     let mut activity = BTreeMap::new();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let thread = thread?;
-        let status = std::fs::read_to_string(thread.path().join("status"))?;
+        // One that ends meanwhile is none, as the next look shows.
+        let Ok(status) = std::fs::read_to_string(thread.path().join("status")) else { continue };
         let switches: Vec<&str> = status.lines().filter(|line| line.contains("ctxt_switches")).collect();
         activity.insert(format!("{pid}/{}", thread.file_name().display()), switches.join(" "));
     }

@@ -147,6 +147,7 @@ async fn a_container_in_a_stopped_or_removed_sandbox() -> Result<()> {
     let (daemon, pod, _) = prepared().await?;
     let created = pod.create(&ContainerSpec::sleeper("created")).await?;
     pod.stop().await?;
+    daemon.link_is_gone(&pod.id).await?;
     let before = Census::at_rest(&daemon).await?;
     assert_refused(pod.create(&ContainerSpec::sleeper("a")).await, Code::FailedPrecondition, &[&pod.id, "not ready"]);
     assert_refused(created.start().await, Code::FailedPrecondition, &["not ready"]);

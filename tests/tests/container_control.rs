@@ -5,20 +5,12 @@ use podbox_proto::v1::{ContainerState, NamespaceMode};
 use podbox_tests::host::cgroup_file;
 use podbox_tests::limits::{prepared, run_with_setting};
 use podbox_tests::{ContainerSpec, Daemon, Pod, PodSpec, wait};
-use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 /// Makes processes that do the same, and again whenever that has failed: a shell ends at the first fork that does, awk goes on.
 const FORK_BOMB: &str =
     r#"export BOMB='while :; do sh -c "$BOMB" & done'; exec awk 'BEGIN { while (1) system(ENVIRON["BOMB"]) }' 2>/dev/null"#;
 const PROCESSES_MAX: &str = "512";
-
-/// From StopContainer until the kernel counts no process any more: two seconds of a machine that does nothing else. As many tests
-/// as there are processors run beside each other, and share it.
-fn stop_max() -> Duration {
-    let tests = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    wait::scaled(Duration::from_secs(2)) * u32::try_from(tests).unwrap_or(1)
-}
 
 async fn fork_bomb_is_stopped(pid_mode: NamespaceMode) -> Result<()> {
     // Another bomb is no neighbour to measure beside.
@@ -38,11 +30,8 @@ async fn fork_bomb_is_stopped(pid_mode: NamespaceMode) -> Result<()> {
     for neighbour in &neighbours {
         assert_eq!(neighbour.sh("echo beside it").await?, "beside it");
     }
-    let begun = Instant::now();
     bomb.stop(0).await?;
     wait::until_true("nothing of it is left", || processes() == 0).await?;
-    let took = begun.elapsed();
-    assert!(took < stop_max(), "{took:?}");
     for neighbour in neighbours {
         assert_eq!(neighbour.state().await?, ContainerState::ContainerRunning);
         assert_eq!(neighbour.sh("echo here").await?, "here");

@@ -96,10 +96,11 @@ async fn a_command_is_in_all_of_the_containers_namespaces_with_its_limits_and_ri
         let script = "echo $$; ls /proc/self/fd; grep -E '^(Uid|Cap|NoNewPrivs|Seccomp):?' /proc/self/status; read wait";
         for streams in [ALL, TERMINAL] {
             let mut session = Session::exec(&daemon, &container, &["/bin/sh", "-c", script], streams).await?;
-            session.wait_for("Seccomp").await?;
-            let pids: Vec<i32> = all_processes();
-            let own = namespace(init, "pid")?;
-            let command = pids.into_iter().find(|pid| *pid != init && namespace(*pid, "pid").is_ok_and(|inode| inode == own));
+            let said = session.wait_for("Seccomp").await?;
+            let (shell, own) = (said.lines().next().context("its number")?.trim(), namespace(init, "pid")?);
+            // `grep` may be there a moment longer.
+            let is_shell = |pid: i32| status_field(pid, "NSpid").is_ok_and(|numbers| numbers.split_whitespace().last() == Some(shell));
+            let command = all_processes().into_iter().find(|pid| is_shell(*pid) && namespace(*pid, "pid").is_ok_and(|inode| inode == own));
             let command = command.context("the command")?;
             for kind in ["pid", "mnt", "net", "ipc", "uts", "cgroup", "user"] {
                 assert_eq!(namespace(command, kind)?, namespace(init, kind)?, "{kind}");
@@ -141,6 +142,8 @@ async fn a_client_that_goes_takes_its_command_along() -> Result<()> {
     assert!(tokio::time::timeout(Duration::from_secs(2), flood).await.is_err(), "it is held up");
     drop(session);
     alone(&container).await?;
+    // What is left of a command whose processes die slowly is removed at another's end.
+    container.exec(&["/bin/true"]).await?;
     Census::settle(&daemon, &before, wait::DEADLINE).await
 }
 
